@@ -1,0 +1,1 @@
+"""cascade: a multi-stage cascade ranking engine under one latency budget."""

@@ -1,0 +1,226 @@
+"""From a YAML file to a checked ``CascadeConfig``: every problem at once, each with its line.
+
+Nothing here imports torch or opens a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from cascade.errors import ConfigError, Problem
+from cascade.explain import explain, show
+from cascade.registry import Registry, UnknownKind
+from cascade.schema import CascadeConfig, CascadeSettings, StageEntry
+from cascade.stage import Context, StageKind
+from cascade.yamltree import MAX_BYTES, Location, Tree, parse_yaml, render, too_large
+
+
+def load_config(path: str | Path, registry: Registry | None = None) -> CascadeConfig:
+    """Reads and checks a configuration file.
+
+    Raises:
+        ConfigError: with everything that is wrong in it.
+    """
+    path = Path(path)
+    source = str(path)
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ConfigError(source, [too_large(size)])
+        raw = path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(source, [Problem("", f"cannot be read: {reason}; expected a YAML file")]) from error
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError(source, [Problem("", f"expected UTF-8, got byte 0x{raw[error.start]:02x}", line)]) from error
+    return parse_config(text, source=source, folder=path.parent, registry=registry)
+
+
+def parse_config(
+    text: str, *, source: str = "<string>", folder: Path | None = None, registry: Registry | None = None
+) -> CascadeConfig:
+    """Checks a configuration given as text.
+
+    Args:
+        text: the YAML.
+        source: what messages call it.
+        folder: what relative paths in it start from; the working directory by default.
+        registry: the kinds of stage it may use; the installed ones by default.
+
+    Raises:
+        ConfigError: with everything that is wrong in it.
+    """
+    tree = parse_yaml(text, source)
+    check = _Check(
+        tree=tree,
+        registry=Registry() if registry is None else registry,
+        context=Context(folder=Path() if folder is None else folder),
+    )
+    settings, stages = check.document()
+    if check.problems:
+        raise ConfigError(source, check.problems)
+    assert settings is not None  # no problems: every part was built
+    return CascadeConfig(source=source, folder=check.context.folder, settings=settings, stages=tuple(stages))
+
+
+@dataclass(slots=True)
+class _Check:
+    """Builds the typed configuration from a tree, collecting every problem on the way."""
+
+    tree: Tree
+    registry: Registry
+    context: Context
+    problems: list[Problem] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.problems = self.tree.problems
+
+    def report(self, where: Location, message: str) -> None:
+        """Notes a problem."""
+        self.problems.append(Problem(render(where), message, self.tree.line(where)))
+
+    def document(self) -> tuple[CascadeSettings | None, list[StageEntry]]:
+        """The whole file."""
+        data = self.tree.data
+        if not isinstance(data, dict):
+            self.report((), f"expected a mapping with version, name and stages, got {show(data)}")
+            return None, []
+        top = {key: value for key, value in data.items() if key != "stages"}
+        settings = self.model(CascadeSettings, top, (), also=("stages",))
+        raw = data.get("stages")
+        if not isinstance(raw, list) or not raw:
+            got = "nothing" if "stages" not in data else show(raw)
+            self.report(("stages",), f"expected a list of at least one stage, got {got}")
+            return settings, []
+        built = [self.stage(entry, ("stages", i)) for i, entry in enumerate(raw)]
+        self.roles(built)
+        self.names(built)
+        self.cuts(built)
+        if settings is not None:
+            self.budgets(built, ("budget_ms",), settings.budget_ms, ("stages",))
+        return settings, [entry for entry in built if entry is not None]
+
+    def stage(self, raw: Any, where: Location) -> StageEntry | None:
+        """One stage, with its retrievers if it fuses some; None after reporting what is wrong with it."""
+        if not isinstance(raw, dict):
+            self.report(where, f"expected a mapping with name, kind and top_k, got {show(raw)}")
+            return None
+        if not isinstance(name := raw.get("kind"), str):
+            got = "nothing" if "kind" not in raw else show(name)
+            self.report((*where, "kind"), f"expected a kind of stage ({', '.join(self.registry.names())}), got {got}")
+            return None
+        try:
+            kind = self.registry.get(name)
+        except UnknownKind as error:
+            self.report((*where, "kind"), str(error))
+            return None
+        if kind.role == "fuser":
+            return self.fuser(kind, raw, where)
+        return self.entry(kind, raw, where, ())
+
+    def fuser(self, kind: StageKind, raw: Mapping[str, Any], where: Location) -> StageEntry | None:
+        """A stage that merges the rankings of the retrievers nested in it."""
+        inner, at = raw.get("retrievers"), (*where, "retrievers")
+        if not isinstance(inner, list) or len(inner) < 2:
+            got = "nothing" if "retrievers" not in raw else show(inner)
+            self.report(at, f"expected a list of at least two retrievers to fuse, got {got}")
+            return None
+        built = [self.stage(entry, (*at, i)) for i, entry in enumerate(inner)]
+        for i, entry in enumerate(built):
+            if entry is not None and entry.role != "retriever":
+                self.report((*at, i, "kind"), f"expected a retriever, got {entry.kind.kind!r}, a {entry.role}")
+        if any(entry is None for entry in built):
+            return None
+        entries = tuple(entry for entry in built if entry is not None)
+        names = tuple(entry.settings.name for entry in entries)
+        stage = self.entry(kind, {**raw, "retrievers": names}, where, entries)
+        if stage is not None:
+            self.budgets(built, (*where, "budget_ms"), stage.settings.budget_ms, at)
+            offered = sum(entry.settings.top_k for entry in entries)
+            if stage.settings.top_k > offered:
+                got = f"{stage.settings.top_k} where the retrievers pass on {offered} in all"
+                self.report((*where, "top_k"), f"top_k cannot grow: got {got}")
+        return stage
+
+    def entry(
+        self, kind: StageKind, raw: Mapping[str, Any], where: Location, retrievers: tuple[StageEntry, ...]
+    ) -> StageEntry | None:
+        """A stage whose kind is known."""
+        settings = self.model(kind.settings, raw, where)
+        if settings is None:
+            return None
+        for name, message in kind.check(settings, self.context):
+            self.report((*where, name) if name else where, message)
+        return StageEntry(kind, settings, retrievers)
+
+    def model(self, model: type[BaseModel], raw: Mapping[str, Any], where: Location, also: Iterable[str] = ()) -> Any:
+        """A pydantic model from plain data; None after reporting what is wrong with it."""
+        try:
+            return model.model_validate(raw)
+        except ValidationError as error:
+            for detail in error.errors():
+                place, message = explain(detail, model, tuple(also))
+                self.report((*where, *place), message)
+            return None
+
+    def roles(self, built: Sequence[StageEntry | None]) -> None:
+        """A retriever or fuser first, rerankers after it."""
+        for i, entry in enumerate(built):
+            if entry is None:
+                continue
+            place = ("stages", i, "kind")
+            if i == 0 and entry.role not in ("retriever", "fuser"):
+                got = f"{entry.kind.kind!r}, a reranker; put a stage that finds candidates before it"
+                self.report(place, f"expected a retriever or a fusion of retrievers in first place, got {got}")
+            if i > 0 and entry.role not in ("reranker", "listwise"):
+                got = f"{entry.kind.kind!r}, a {entry.role}; several retrievers go into one fusion stage"
+                self.report(place, f"expected a reranker after the first place, got {got}")
+
+    def names(self, built: Sequence[StageEntry | None]) -> None:
+        """No two stages of one name."""
+        seen: dict[str, str] = {}
+        for i, entry in enumerate(built):
+            if entry is None:
+                continue
+            at: Location = ("stages", i)
+            named = [(at, entry), *(((*at, "retrievers", j), inner) for j, inner in enumerate(entry.retrievers))]
+            for where, stage in named:
+                place, name = (*where, "name"), stage.settings.name
+                if name in seen:
+                    self.report(place, f"expected a name of its own, got {name!r}, which {seen[name]} has already")
+                seen.setdefault(name, render(where))
+
+    def cuts(self, built: Sequence[StageEntry | None]) -> None:
+        """A stage cannot pass on more than it gets."""
+        smallest: tuple[int, str] | None = None
+        for i, entry in enumerate(built):
+            if entry is None:
+                continue
+            top_k = entry.settings.top_k
+            if smallest is not None and top_k > smallest[0]:
+                got = f"{top_k} after {smallest[1]} passed on {smallest[0]}"
+                self.report(("stages", i, "top_k"), f"top_k cannot grow: expected at most {smallest[0]}, got {got}")
+            if smallest is None or top_k < smallest[0]:
+                smallest = (top_k, entry.settings.name)
+
+    def budgets(
+        self, built: Sequence[StageEntry | None], where: Location, whole_ms: float | None, part: Location
+    ) -> None:
+        """The parts of a budget add up to no more than the whole."""
+        if whole_ms is None:
+            return
+        parts = [entry.settings.budget_ms for entry in built if entry is not None]
+        total_ms = sum(ms for ms in parts if ms is not None)
+        if total_ms > whole_ms:
+            sums = " + ".join(f"{ms:g}" for ms in parts if ms is not None)
+            self.report(
+                where, f"expected at least what {render(part)} add up to, {sums} = {total_ms:g}, got {whole_ms:g}"
+            )

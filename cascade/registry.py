@@ -1,0 +1,55 @@
+"""From the name of a kind to its ``StageKind``, through the entry points of installed packages, lazily."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+
+from cascade.errors import CascadeError
+from cascade.stage import StageKind
+
+STAGES_GROUP = "cascade.stages"
+
+
+class UnknownKind(CascadeError):
+    """No installed package offers a stage of that kind."""
+
+
+class Registry:
+    """The kinds of stage that are installed. A kind's module is imported when the kind is first asked for."""
+
+    def __init__(self, kinds: Iterable[StageKind] = ()) -> None:
+        """Starts from ``kinds``, which win over entry points of the same name; tests and notebooks use this."""
+        self._kinds: dict[str, StageKind] = {kind.kind: kind for kind in kinds}
+        self._entry_points: Mapping[str, EntryPoint] = {e.name: e for e in entry_points(group=STAGES_GROUP)}
+
+    def names(self) -> list[str]:
+        """All kinds, sorted."""
+        return sorted({*self._kinds, *self._entry_points})
+
+    def get(self, kind: str) -> StageKind:
+        """The kind of that name.
+
+        Raises:
+            UnknownKind: with the nearest name, when nothing offers it or its module does not import.
+        """
+        if kind in self._kinds:
+            return self._kinds[kind]
+        if kind not in self._entry_points:
+            near = difflib.get_close_matches(kind, self.names(), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"installed kinds: {', '.join(self.names())}"
+            raise UnknownKind(f"unknown {kind!r}; {hint}")
+        entry = self._entry_points[kind]
+        try:
+            found = entry.load()
+        except Exception as error:
+            raise UnknownKind(f"{kind!r} is offered by {entry.value}, which does not import: {error}") from error
+        if not isinstance(found, StageKind):
+            raise UnknownKind(f"{kind!r}: {entry.value} is a {type(found).__name__}, expected a StageKind")
+        self._kinds[kind] = found
+        return found
+
+    def add(self, kind: StageKind) -> None:
+        """Makes a kind known to this registry without an entry point, as a notebook would."""
+        self._kinds[kind.kind] = kind
