@@ -1,0 +1,44 @@
+"""The kind ``cross_encoder`` and its settings. Importing this loads neither torch nor weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from cascade.stage import Context, Stage, StageKind, StageSettings
+from stages.models import ModelRef, check
+
+
+class CrossEncoderSettings(StageSettings):
+    """Settings of a cross-encoder, any sequence-classification checkpoint with one or two labels."""
+
+    model: ModelRef = "bundled:cross-encoder"
+    max_passage_tokens: int = Field(256, ge=1, le=8192, description="tokens of a passage that are read")
+    max_query_tokens: int = Field(64, ge=1, le=8192, description="tokens of a query that are read")
+    batch_tokens: int = Field(4096, ge=1, description="most tokens in one batch, padding included")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="bfloat16: faster where the processor has it, scores rounded to about 3 digits"
+    )
+
+
+def _check(settings: CrossEncoderSettings, context: Context) -> Sequence[tuple[str, str]]:
+    wrong = check(settings.model, context)
+    return [] if wrong is None else [("model", wrong)]
+
+
+def _load(settings: CrossEncoderSettings, context: Context) -> Stage:
+    from stages.cross_encoder.stage import CrossEncoderStage
+
+    return CrossEncoderStage(settings, context)
+
+
+KIND = StageKind(
+    kind="cross_encoder",
+    role="reranker",
+    settings=CrossEncoderSettings,
+    load=_load,
+    check=_check,
+    summary="a transformer that reads query and passage together",
+)

@@ -1,0 +1,86 @@
+"""The cross-encoder stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cascade.errors import ModelError
+from cascade.stage import Batch, Context, Passages, Reranker, Stage
+from cascade.types import Query, Rows, Scores, TokenIds
+from stages.cross_encoder.kind import CrossEncoderSettings
+from stages.cross_encoder.pairs import Pairs
+from stages.cross_encoder.runtime import Runtime, TorchRuntime
+from stages.models import HFTokenizer, layout, locate, longest_input
+
+
+class CrossEncoderStage(Stage):
+    """One cross-encoder with its weights loaded."""
+
+    def __init__(self, settings: CrossEncoderSettings, context: Context) -> None:
+        folder = locate(settings.model, context)
+        self._settings = settings
+        self._tokenizer = HFTokenizer(folder, settings.max_passage_tokens)
+        self._layout = layout(folder)
+        self._require_room(folder)
+        self._runtime = TorchRuntime(folder, settings.dtype)
+        if self._runtime.labels not in (1, 2):
+            raise ModelError(
+                f"{settings.model}: expected a model with one label (its score) or two (irrelevant, relevant), "
+                f"got {self._runtime.labels}; it is a classifier of another kind"
+            )
+
+    @property
+    def tokenizer(self) -> HFTokenizer:
+        """The checkpoint's own: with it the index stores the passages' token ids."""
+        return self._tokenizer
+
+    def open(self, passages: Passages, directory: Path | None) -> CrossEncoder:
+        """The reranker over these passages."""
+        tokens = passages.tokens(self._tokenizer)
+        pairs = Pairs(self._layout, self._tokenizer.pad_id, tokens, self._settings.max_passage_tokens)
+        return CrossEncoder(self._settings, self._tokenizer, pairs, self._runtime)
+
+    def _require_room(self, folder: Path) -> None:
+        settings, limit = self._settings, longest_input(folder)
+        needed = settings.max_query_tokens + settings.max_passage_tokens + self._layout.pair_extra
+        if limit is not None and needed > limit:
+            raise ModelError(
+                f"{settings.model}: expected pairs of at most {limit} tokens, got max_query_tokens + "
+                f"max_passage_tokens + {self._layout.pair_extra} special tokens = {needed}; lower one of the two"
+            )
+
+
+class CrossEncoder(Reranker):
+    """Scores pairs by the logit of relevance; may be used by many threads at once.
+
+    Args:
+        settings: the stage's.
+        tokenizer: for queries.
+        pairs: puts the model's input together.
+        runtime: the model.
+    """
+
+    def __init__(self, settings: CrossEncoderSettings, tokenizer: HFTokenizer, pairs: Pairs, runtime: Runtime) -> None:
+        self.batch_tokens = settings.batch_tokens
+        self._max_query_tokens = settings.max_query_tokens
+        self._tokenizer = tokenizer
+        self._pairs = pairs
+        self._runtime = runtime
+
+    def encode_query(self, query: Query) -> TokenIds:
+        """int32 [tokens], without special tokens, cut off at ``max_query_tokens``."""
+        return self._tokenizer.encode_start(query.text, self._max_query_tokens)
+
+    def lengths(self, query: TokenIds, rows: Rows) -> npt.NDArray[np.int32]:
+        """int32 [n]: tokens of each pair, special tokens included."""
+        return self._pairs.lengths(query, rows)
+
+    def score(self, batch: Batch) -> Scores:
+        """float32 [n]: the logit of relevance, or by how much it exceeds that of irrelevance where there are two."""
+        if not len(batch):
+            return np.empty(0, np.float32)
+        logits = self._runtime.logits(self._pairs.assemble(batch))
+        return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]

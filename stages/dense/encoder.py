@@ -1,0 +1,125 @@
+"""A transformer that turns token ids into one vector a text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cascade.errors import ModelError
+from cascade.types import TokenIds
+from stages.models import HFTokenizer, layout, load_transformer, longest_input, pad
+
+Pooling = Literal["mean", "cls"]
+
+_BATCH_TOKENS = 4096
+_KNOWN_MODULES = {"Transformer", "Pooling", "Normalize"}
+
+
+class Encoder:
+    """A loaded bi-encoder; may be used by many threads at once.
+
+    Args:
+        folder: model folder.
+        tokenizer: the checkpoint's tokenizer.
+        pooling: how token vectors become one: their mean, or that of the first token.
+        normalise: scale each vector to length 1.
+    """
+
+    def __init__(self, folder: Path, tokenizer: HFTokenizer, pooling: Pooling, normalise: bool) -> None:
+        self._folder = folder
+        self._model = load_transformer(folder, "encoder")
+        self._layout = layout(folder)
+        self._pad_id = tokenizer.pad_id
+        self._pooling = pooling
+        self._normalise = normalise
+
+    @property
+    def dimension(self) -> int:
+        """Components of a vector."""
+        return int(self._model.config.hidden_size)
+
+    def require_room(self, tokens: int) -> None:
+        """Raises ``ModelError`` unless texts of this many tokens, prefix included, fit the model's positions."""
+        limit = longest_input(self._folder)
+        if limit is not None and tokens + self._layout.single_extra > limit:
+            raise ModelError(
+                f"{self._folder}: expected texts of at most {limit - self._layout.single_extra} tokens, prefix "
+                f"included, got {tokens}; lower max_passage_tokens or max_query_tokens"
+            )
+
+    def encode(self, sequences: Sequence[TokenIds]) -> npt.NDArray[np.float32]:
+        """Vectors of texts given as token ids without special tokens.
+
+        Texts of similar length share a batch, so that little is spent on padding.
+
+        Returns:
+            float32 [texts, dimension], in the order given.
+
+        Raises:
+            ModelError: the model gives NaN or infinity.
+        """
+        vectors = np.empty((len(sequences), self.dimension), np.float32)
+        order = np.argsort([-len(sequence) for sequence in sequences], kind="stable")
+        start = 0
+        while start < len(order):
+            longest = len(sequences[order[start]]) + self._layout.single_extra
+            batch = order[start : start + max(1, _BATCH_TOKENS // longest)]
+            vectors[batch] = self._forward([sequences[i] for i in batch])
+            start += len(batch)
+        if not np.isfinite(vectors).all():
+            raise ModelError(
+                f"{self._folder}: expected finite embeddings, got NaN or infinity; its weights are damaged"
+            )
+        return vectors
+
+    def _forward(self, sequences: Sequence[TokenIds]) -> npt.NDArray[np.float32]:
+        head, tail = (np.array(ids, np.int32) for ids in (self._layout.head, self._layout.tail))
+        ids, mask = pad([np.concatenate((head, sequence, tail)) for sequence in sequences], self._pad_id, multiple=1)
+        with torch.inference_mode():
+            hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
+            if self._pooling == "cls":
+                pooled = hidden[:, 0]
+            else:
+                weights = mask.unsqueeze(-1).to(hidden.dtype)
+                pooled = (hidden * weights).sum(1) / weights.sum(1)
+            if self._normalise:
+                pooled = torch.nn.functional.normalize(pooled, dim=1)
+            result: npt.NDArray[np.float32] = pooled.numpy()
+        return result
+
+
+def stated_pooling(folder: Path) -> Pooling:
+    """The pooling that a sentence-transformers folder states; the mean if it states none.
+
+    Raises:
+        ModelError: it wants a pooling or a further layer that this stage does not have.
+    """
+    modules = _read(folder / "modules.json", [])
+    further = [m["type"] for m in modules if str(m.get("type")).rsplit(".", 1)[-1] not in _KNOWN_MODULES]
+    if further:
+        raise ModelError(
+            f"{folder / 'modules.json'}: expected only transformer, pooling and normalisation, got {further}"
+        )
+    path = folder / "1_Pooling" / "config.json"
+    stated: dict[str, Any] = _read(path, {"pooling_mode_mean_tokens": True})
+    modes = {key for key, value in stated.items() if key.startswith("pooling_mode") and value}
+    if modes == {"pooling_mode_mean_tokens"}:
+        return "mean"
+    if modes == {"pooling_mode_cls_token"}:
+        return "cls"
+    raise ModelError(
+        f"{path}: expected pooling by mean or by cls token, got {sorted(modes)}; choose pooling: mean or cls"
+    )
+
+
+def _read(path: Path, default: Any) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot read it: {error}") from error

