@@ -1,0 +1,172 @@
+"""Token embeddings of queries and passages, put together exactly as the checkpoint's own library does it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from cascade.errors import ModelError
+from cascade.stage import Tokens
+from cascade.types import TokenIds
+from stages.colbert.checkpoint import Format, read_format, read_projection
+from stages.models import HFTokenizer, fingerprint, layout, load_transformer, longest_input, pad
+
+if TYPE_CHECKING:
+    import torch
+
+_BATCH_TOKENS = 8192
+_COUNT_AT_ONCE = 65536
+
+
+class TokenEncoder:
+    """A late-interaction checkpoint, ready to encode; may be used by many threads at once.
+
+    Args:
+        folder: the checkpoint; ``stages.colbert.checkpoint`` says which kinds there are.
+        passage_tokens: most tokens of a passage, special tokens and marker included; None for the checkpoint's own.
+        query_tokens: the same for queries.
+
+    Raises:
+        ModelError: the checkpoint cannot be read, or has fewer positions than asked for.
+    """
+
+    def __init__(self, folder: Path, passage_tokens: int | None = None, query_tokens: int | None = None) -> None:
+        import torch
+
+        form = read_format(folder)
+        positions = longest_input(folder)
+        self._passage_tokens = _length(passage_tokens, form.passage_tokens, positions, folder)
+        self._query_tokens = _length(query_tokens, form.query_tokens, positions, folder)
+        special = layout(folder)
+        marked = 1 if form.document_marker else 0
+        self.tokenizer = HFTokenizer(folder, window=max(self._passage_tokens - special.single_extra - marked, 1))
+        self._tail = np.array(special.tail, np.int32)
+        self._query_head = self._head(special.head, form.query_marker)
+        self._document_head = self._head(special.head, form.document_marker)
+        self._expansion = self.tokenizer.mask_id if form.expand_queries else None
+        self._attend_to_expansion = form.attend_to_expansion
+        self._model = load_transformer(folder, "encoder")
+        self._skipped = self._skip_table(form)
+        projection = read_projection(form)
+        hidden = int(self._model.config.hidden_size)
+        if projection is not None and projection.shape[1] != hidden:
+            raise ModelError(f"{folder}: the projection takes {projection.shape[1]} values, the encoder gives {hidden}")
+        self._projection = None if projection is None else torch.from_numpy(projection)
+        self.dim = hidden if projection is None else projection.shape[0]
+        shape = (form.query_marker, form.document_marker, form.skip_words, self._passage_tokens, self.dim)
+        digest = hashlib.sha256(repr((fingerprint(folder), shape)).encode())
+        if projection is not None:
+            digest.update(np.ascontiguousarray(projection).data)
+        self.fingerprint = digest.hexdigest()[:16]
+        """16 hex digits over everything that shapes the embedding of a passage."""
+
+    def encode_query(self, text: str) -> npt.NDArray[np.float32]:
+        """float32 [query tokens, dim], rows of length 1.
+
+        A model that expands queries always gives as many rows as its query length: [MASK] tokens fill up what the
+        query leaves, and score like the others. Khattab and Zaharia 2020, section 3.2.
+        """
+        import torch
+
+        room = self._query_tokens - len(self._query_head) - len(self._tail)
+        ids = np.concatenate((self._query_head, self.tokenizer.encode_start(text, max(room, 0)), self._tail))
+        mask = np.ones(len(ids), np.int64)
+        if self._expansion is not None:
+            missing = self._query_tokens - len(ids)
+            ids = np.pad(ids, (0, missing), constant_values=self._expansion)
+            mask = np.pad(mask, (0, missing), constant_values=int(self._attend_to_expansion))
+        inputs = torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(mask)
+        states = self._forward(inputs[0][None], inputs[1][None])
+        return states.reshape(len(ids), self.dim)
+
+    def encode_passages(self, passages: Sequence[TokenIds]) -> npt.NDArray[np.float32]:
+        """Embeddings of the kept tokens of passages, one passage after the other, in batches of similar length.
+
+        Args:
+            passages: token ids without special tokens; what exceeds the window is cut off. An empty passage has no
+                embeddings, not even those of its special tokens: they would match something.
+
+        Returns:
+            float32 [tokens, dim], rows of length 1. ``kept`` tells how many of them each passage has.
+        """
+        inputs = [self._framed(ids) for ids in passages]
+        parts: list[npt.NDArray[np.float32]] = [np.empty((0, self.dim), np.float32)] * len(inputs)
+        for batch in _batches([len(ids) for ids in inputs]):
+            states = self._forward(*pad([inputs[i] for i in batch], self.tokenizer.pad_id))
+            for i, state in zip(batch, states, strict=True):
+                parts[i] = state[: len(inputs[i])][~self._skipped[inputs[i]]]
+        return np.concatenate(parts) if parts else np.empty((0, self.dim), np.float32)
+
+    def kept(self, tokens: Tokens, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """int64 [n]: how many embeddings ``encode_passages`` gives for each row, known from its ids alone."""
+        special = np.concatenate((self._document_head, self._tail))
+        framing = int((~self._skipped[special]).sum())
+        counts = np.empty(len(rows), np.int64)
+        for first in range(0, len(rows), _COUNT_AT_ONCE):
+            part = rows[first : first + _COUNT_AT_ONCE]
+            counts[first : first + len(part)] = [
+                int((~self._skipped[ids]).sum()) + framing if len(ids) else 0
+                for ids in passages_of(tokens, part, self.tokenizer.window)
+            ]
+        return counts
+
+    def lengths(self, tokens: Tokens, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
+        """int32 [n]: tokens that the model reads for each row, special ones included; none for an empty passage."""
+        ids = tokens.offsets[rows + 1] - tokens.offsets[rows]
+        framed = np.minimum(ids, self.tokenizer.window) + len(self._document_head) + len(self._tail)
+        return np.where(ids == 0, 0, framed).astype(np.int32)
+
+    def _framed(self, ids: TokenIds) -> TokenIds:
+        if not len(ids):
+            return ids
+        return np.concatenate((self._document_head, ids[: self.tokenizer.window], self._tail))
+
+    def _forward(self, ids: torch.Tensor, mask: torch.Tensor) -> npt.NDArray[np.float32]:
+        import torch
+
+        with torch.inference_mode():
+            states = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
+            if self._projection is not None:
+                states = states @ self._projection.T
+            unit: npt.NDArray[np.float32] = torch.nn.functional.normalize(states, p=2, dim=-1).numpy()
+        return unit
+
+    def _head(self, head: Sequence[int], marker: str) -> TokenIds:
+        marked = [self.tokenizer.token_id(marker)] if marker else []
+        return np.array([*head[:1], *marked, *head[1:]], np.int32)
+
+    def _skip_table(self, form: Format) -> npt.NDArray[np.bool_]:
+        """Which ids, bool [vocabulary], are read in passages but not kept."""
+        table = np.zeros(max(self.tokenizer.vocab_size, int(self._model.config.vocab_size)), np.bool_)
+        for ids in self.tokenizer.encode(form.skip_words):
+            table[ids[:1]] = True
+        return table
+
+
+def passages_of(tokens: Tokens, rows: npt.NDArray[np.integer], window: int) -> Iterator[TokenIds]:
+    """The ids of each row, cut off at the window."""
+    starts = tokens.offsets[rows]
+    stops = np.minimum(tokens.offsets[rows + 1], starts + window)
+    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+        yield tokens.ids[start:stop]
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Indices of the inputs that are not empty, longest first, in batches of at most so many padded tokens."""
+    order = sorted((i for i, length in enumerate(lengths) if length), key=lambda i: -lengths[i])
+    while order:
+        size = max(_BATCH_TOKENS // lengths[order[0]], 1)
+        yield order[:size]
+        order = order[size:]
+
+
+def _length(wanted: int | None, own: int, positions: int | None, folder: Path) -> int:
+    if wanted is not None and positions is not None and wanted > positions:
+        raise ModelError(f"{folder}: has positions for {positions} tokens, but {wanted} are asked for")
+    chosen = own if wanted is None else wanted
+    return chosen if positions is None else min(chosen, positions)

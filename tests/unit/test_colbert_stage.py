@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from cascade.errors import IndexCorrupt
+from cascade.stage import Batch, Context
+from cascade.types import Query
+from stages.colbert import KIND
+from stages.colbert.store import Writer
+from tests.models_for_tests_colbert import MINILM, listed, tiny_colbert
+
+TEXTS = [
+    "Rain falls from clouds that have grown heavy with water.",
+    "",
+    "Sourdough bread rises because wild yeast ferments the flour.",
+    "The heart pumps blood through arteries and veins.",
+    "?!",
+    "Yeast is a fungus; bakers and brewers have used it for millennia.",
+]
+ROWS = np.arange(len(TEXTS), dtype=np.int32)
+
+
+def settings(model, **more):
+    return KIND.settings(name="late", kind="colbert", top_k=5, model=str(model), **more)
+
+
+def load(model, **more):
+    return KIND.load(settings(model, **more), Context(MINILM))
+
+
+def ignore(done, total):
+    pass
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_colbert(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def stage(folder):
+    return load(folder, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def passages():
+    return listed(TEXTS)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, stage, passages):
+    directory = tmp_path_factory.mktemp("index")
+    stage.build(passages, directory, ignore)
+    return directory
+
+
+def scores(opened, text, rows=ROWS):
+    return opened.score(Batch.single(opened.encode_query(Query("q", text)), rows))
+
+
+def test_an_untrained_encoder_ranks_the_passage_that_answers_first():
+    opened = load("bundled:bi-encoder").open(listed(TEXTS), None)
+    assert np.argmax(scores(opened, "why does bread dough rise")) == 2
+    assert np.argmax(scores(opened, "what moves blood around the body")) == 3
+
+
+def test_scores_from_the_index_equal_those_without_one(stage, passages, built):
+    indexed, unindexed = stage.open(passages, built), stage.open(passages, None)
+    np.testing.assert_allclose(scores(indexed, "bread"), scores(unindexed, "bread"), atol=1e-5)
+
+
+def test_half_precision_storage_hardly_moves_scores(folder, passages, tmp_path):
+    half = load(folder)
+    half.build(passages, tmp_path, ignore)
+    exact = scores(half.open(passages, None), "bread")
+    np.testing.assert_allclose(scores(half.open(passages, tmp_path), "bread"), exact, atol=0.01)
+
+
+def test_an_empty_passage_scores_the_least_there_is(stage, passages, built):
+    for directory in (built, None):
+        found = scores(stage.open(passages, directory), "bread")
+        assert found[1] == -12
+        assert np.all(np.delete(found, 1) > -12)
+
+
+def test_a_batch_of_several_queries_scores_like_batches_of_one(stage, passages, built):
+    opened = stage.open(passages, built)
+    queries = tuple(opened.encode_query(Query("q", text)) for text in ("bread", "blood", "unused"))
+    batch = Batch(queries, np.array([1, 0, 1, 0], np.int32), np.array([5, 5, 0, 2], np.int32))
+    expected = [scores(opened, text, np.array([row], np.int32))[0] for text, row in
+                (("blood", 5), ("bread", 5), ("blood", 0), ("bread", 2))]  # fmt: skip
+    np.testing.assert_allclose(opened.score(batch), expected, atol=1e-5)
+
+
+def test_an_empty_batch_has_no_scores(stage, passages, built):
+    assert scores(stage.open(passages, built), "bread", ROWS[:0]).shape == (0,)
+
+
+def test_lengths_are_what_is_stored_or_what_would_be_encoded(stage, passages, built):
+    query = np.zeros((1, 16), np.float32)
+    ids = np.array([len(one) for one in stage.tokenizer.encode(TEXTS)])
+    stored = stage.open(passages, built).lengths(query, ROWS)
+    encoded = stage.open(passages, None).lengths(query, ROWS)
+    assert encoded.tolist() == np.where(ids == 0, 0, ids + 3).tolist()
+    assert stored.tolist() == [encoded[0] - 1, 0, encoded[2] - 1, encoded[3] - 1, 3, encoded[5] - 2]
+
+
+def test_an_interrupted_build_goes_on_where_it_stopped(stage, passages, built, tmp_path, monkeypatch):
+    monkeypatch.setattr(Writer, "block", 2)
+
+    class Interruptedly:
+        def __call__(self, done, total):
+            if done == 4:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stage.build(passages, tmp_path, Interruptedly())
+    with pytest.raises(IndexCorrupt):
+        stage.open(passages, tmp_path)
+    reported = []
+    stage.build(passages, tmp_path, lambda done, total: reported.append((done, total)))
+    assert reported == [(6, 6)]
+    whole, resumed = stage.open(passages, built), stage.open(passages, tmp_path)
+    np.testing.assert_allclose(scores(whole, "bread"), scores(resumed, "bread"), atol=1e-5)
+
+
+def test_what_was_interrupted_over_other_passages_is_built_anew(stage, passages, tmp_path, monkeypatch):
+    monkeypatch.setattr(Writer, "block", 2)
+    with pytest.raises(ZeroDivisionError):
+        stage.build(passages, tmp_path, lambda done, total: 1 / 0)
+    reported = []
+    others = listed([TEXTS[3], *TEXTS[1:]])
+    stage.build(others, tmp_path, lambda done, total: reported.append(done))
+    assert reported == [2, 4, 6]
+
+
+def test_an_index_of_other_passages_does_not_open(stage, built):
+    with pytest.raises(IndexCorrupt, match="offsets"):
+        stage.open(listed(TEXTS[:3]), built)
+
+
+def test_an_empty_collection_can_be_built_and_opened(stage, tmp_path):
+    nothing = listed([])
+    stage.build(nothing, tmp_path, ignore)
+    assert scores(stage.open(nothing, tmp_path), "bread", ROWS[:0]).shape == (0,)
+
+
+def test_the_role_follows_the_backend(folder):
+    assert KIND.role_of(settings(folder)) == "reranker"
+    assert KIND.role_of(settings(folder, backend="plaid")) == "retriever"
+
+
+def test_settings_that_shape_the_index_are_marked(folder):
+    shaping = settings(folder, max_passage_tokens=100, max_query_tokens=20).index_settings()
+    assert shaping == {"backend": "rescore", "max_passage_tokens": 100, "dtype": "float16"}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"similarity": "l2"}, {"dtype": "int8"}, {"max_passage_tokens": 2}, {"backend": "x"}]
+)
+def test_unknown_settings_and_values_are_refused(folder, wrong):
+    with pytest.raises(ValidationError):
+        settings(folder, **wrong)
+
+
+def test_nothing_is_wrong_with_a_good_model(folder):
+    assert KIND.check(settings(folder), Context(folder)) == []
+    assert KIND.check(settings("bundled:bi-encoder"), Context(folder)) == []
+
+
+def test_problems_are_found_before_loading(folder, tmp_path):
+    context = Context(tmp_path)
+    [(field, message)] = KIND.check(settings("nowhere"), context)
+    assert (field, "nowhere" in message) == ("model", True)
+    bad = tiny_colbert(tmp_path / "bad", similarity="l2")
+    [(field, message)] = KIND.check(settings(bad), context)
+    assert (field, "l2" in message) == ("model", True)
+    found = dict(KIND.check(settings("bundled:bi-encoder", backend="plaid", dtype="float32"), context))
+    assert "colbert-ai" in found["model"]
+    assert "no effect" in found["dtype"]
+
+
+def test_plaid_says_what_to_install(folder, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    monkeypatch.setattr("stages.colbert.settings._PLAID_PACKAGES", {"faiss": "faiss-cpu"})
+    found = KIND.check(settings(folder, backend="plaid"), Context(folder))
+    assert [field for field, _ in found] == ["backend", "backend"]
+    assert "faiss-cpu" in found[0][1]
+    assert "g++" in found[1][1]
+
+
+def test_naming_the_kind_imports_nothing_heavy():
+    program = "import sys, stages.colbert; print({'torch', 'transformers', 'numba', 'tokenizers'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
