@@ -1,0 +1,141 @@
+import io
+import json
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from cascade.errors import InputError
+from cascade.evaluation import StagedRun, StageRun, gap_report, render
+from cascade.evaluation.measures import evaluate
+from cascade.types import Qrel
+
+QUERIES = [f"q{i}" for i in range(10)]
+QRELS = [Qrel(query_id, "good", 1) for query_id in QUERIES] + [Qrel(query_id, "also", 1) for query_id in QUERIES]
+
+
+def stage(name: str, order: list[str], keep: int, ms: float, **options: object) -> StageRun:
+    return StageRun(
+        name=name,
+        ranked=dict.fromkeys(QUERIES, order),
+        survivors=dict.fromkeys(QUERIES, order[:keep]),
+        seconds=dict.fromkeys(QUERIES, ms / 1000),
+        scored=dict.fromkeys(QUERIES, len(order)),
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def staged(*stages: StageRun, total_ms: float = 10.0, budget_s: float | None = None) -> StagedRun:
+    return StagedRun(stages, dict.fromkeys(QUERIES, total_ms / 1000), budget_s, {"name": "demo"})
+
+
+BM25 = stage("bm25", ["x", "y", "good", "also", "z"], 4, 1.0)
+GOOD = stage("good_reranker", ["good", "x", "y", "also"], 3, 8.0, inputs=("bm25",), budget_s=0.005)
+BAD = stage("bad_reranker", ["x", "y", "good"], 3, 4.0, inputs=("good_reranker",))
+SAME = stage("same", ["x", "y", "good"], 3, 4.0, inputs=("bad_reranker",))
+
+
+def test_each_stage_is_judged_against_its_input() -> None:
+    report = gap_report(staged(BM25, GOOD, BAD, SAME), QRELS)
+    assert [s.verdict for s in report.stages] == ["starts", "pays", "hurts", "does not pay"]
+    before = evaluate(BM25.ranked, QRELS).means["nDCG@10"]
+    after = evaluate(GOOD.ranked, QRELS).means["nDCG@10"]
+    gain = report.stages[1].gain
+    assert gain is not None
+    assert gain.compared_with == "bm25"
+    assert gain.difference == pytest.approx(after - before)
+    assert (gain.low, gain.high) == pytest.approx((after - before, after - before))
+    assert gain.p_value == 2 / 2**10
+    assert gain.p_adjusted == 3 * 2 / 2**10
+    assert report.stages[1].ms_per_point == pytest.approx(8.0 / (100 * (after - before)))
+    assert report.stages[2].ms_per_point is None
+    assert report.stages[1].sentence == (
+        f"good_reranker pays: nDCG@10 {after - before:+.3f} over bm25 ({before:.3f} to {after:.3f}, p = 0.0059) "
+        "for 8 ms a query."
+    )
+    assert report.stages[3].sentence.startswith("same does not pay: nDCG@10 +0.000 over bad_reranker")
+
+
+def test_cuts_show_their_ceiling_and_what_they_lose() -> None:
+    report = gap_report(staged(BM25, GOOD, BAD), QRELS)
+    assert [s.recall_ceiling for s in report.stages] == [1.0, 0.5, 0.5]
+    assert [s.relevant_lost for s in report.stages] == [0, 10, 0]
+    assert [(s.precision_before, s.precision_after) for s in report.stages] == [
+        (None, pytest.approx(0.2)),
+        (pytest.approx(0.2), pytest.approx(0.2)),
+        (pytest.approx(0.2), pytest.approx(0.1)),
+    ]
+
+
+def test_what_a_retriever_never_found_counts_as_lost_by_it() -> None:
+    report = gap_report(staged(stage("bm25", ["good"], 1, 1.0)), [*QRELS, Qrel("elsewhere", "d", 1)])
+    assert report.stages[0].relevant_lost == 11
+    assert report.missing == ("elsewhere",)
+    assert report.stages[0].recall_ceiling == pytest.approx(0.5 * 10 / 11)
+
+
+def test_latency_percentiles_are_nearest_ranks_and_budgets_are_counted() -> None:
+    slow = replace(BM25, seconds={q: (i + 1) / 1000 for i, q in enumerate(QUERIES)}, budget_s=0.008)
+    run = replace(staged(slow), seconds={q: (i + 1) / 100 for i, q in enumerate(QUERIES)}, budget_s=0.05)
+    report = gap_report(run, QRELS)
+    latency = report.stages[0].latency_ms
+    assert (latency.mean, latency.p50, latency.p95, latency.p99) == pytest.approx((5.5, 5.0, 10.0, 10.0))
+    assert report.stages[0].over_budget == pytest.approx(0.2)
+    assert report.stages[0].scored_mean == 5
+    assert report.latency_ms.p50 == pytest.approx(50)
+    assert report.over_budget == pytest.approx(0.5)
+    assert gap_report(staged(BM25), QRELS).over_budget is None
+
+
+def test_fusion_is_compared_with_the_best_of_its_inputs() -> None:
+    weak = stage("dense", ["x", "y", "z", "also"], 4, 1.0)
+    fused = stage("rrf", ["good", "also", "x"], 3, 0.1, inputs=("dense", "bm25"))
+    report = gap_report(staged(BM25, weak, fused), QRELS)
+    assert report.stages[2].gain is not None
+    assert report.stages[2].gain.compared_with == "bm25"
+    assert [s.relevant_lost for s in report.stages] == [0, 10, 0]
+
+
+def test_report_is_json_with_the_documented_keys() -> None:
+    report = gap_report(staged(BM25, GOOD), QRELS, ["RR@10"]).to_json()
+    parsed = json.loads(json.dumps(report, allow_nan=False))
+    assert parsed == report
+    assert parsed["query_count"] == parsed["judged_count"] == 10
+    assert parsed["config"] == {"name": "demo"}
+    assert parsed["stages"][1]["name"] == "good_reranker"
+    assert list(parsed["stages"][1]["measures"]) == ["RR@10", "nDCG@10", "P@10"]
+    assert parsed["stages"][1]["over_budget"] == 1.0
+    assert parsed["stages"][0]["latency_ms"] == pytest.approx({"mean": 1.0, "p50": 1.0, "p95": 1.0, "p99": 1.0})
+    assert parsed["stages"][0]["gain"] is None
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ([], "at least one stage"),
+        ([BM25, BM25], "got 'bm25' twice"),
+        ([GOOD], r"good_reranker: expected inputs among the earlier stages \[\], got \['bm25'\]"),
+        ([replace(BM25, scored={})], r"bm25\.scored: expected the 10 queries of the run"),
+        ([replace(BM25, survivors={q: ["other"] for q in QUERIES})], "expected survivors among the ranked"),
+    ],
+)
+def test_inconsistent_run_is_refused(stages: list[StageRun], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        staged(*stages)
+
+
+def test_rendering_shows_every_stage_number_and_warning() -> None:
+    unjudged = [qrel for qrel in QRELS if qrel.query_id != "q0"]
+    report = gap_report(staged(BM25, GOOD, BAD), [*unjudged, Qrel("elsewhere", "d", 1)])
+    console = Console(file=io.StringIO(), width=220, color_system=None)
+    console.print(render(report))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for stage_report in report.stages:
+        assert stage_report.sentence in text
+        assert f"{stage_report.measures['nDCG@10']:.3f}" in text
+    gain = report.stages[1].gain
+    assert gain is not None
+    assert f"{gain.difference:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]" in text
+    assert "100.0%" in text
+    assert "1 judged queries have no results" in text
+    assert "1 queries have no judgments" in text
