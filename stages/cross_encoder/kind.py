@@ -17,6 +17,8 @@ class CrossEncoderSettings(StageSettings):
     model: ModelRef = "bundled:cross-encoder"
     max_passage_tokens: int = Field(256, ge=1, le=8192, description="tokens of a passage that are read")
     max_query_tokens: int = Field(64, ge=1, le=8192, description="tokens of a query that are read")
+    query_prefix: str = Field("", description="put before every query, for checkpoints trained with a template")
+    passage_prefix: str = Field("", description="put before every passage, likewise")
     batch_tokens: int = Field(4096, ge=1, description="most tokens in one batch, padding included")
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="bfloat16: faster where the processor has it, scores rounded to about 3 digits"

@@ -40,17 +40,21 @@ class Pairs:
         pad_id: fills up shorter pairs.
         tokens: token ids of all passages.
         max_passage_tokens: longer passages are cut off there.
+        passage_prefix: int32 [p], ids put before every passage.
     """
 
-    def __init__(self, layout: Layout, pad_id: int, tokens: Tokens, max_passage_tokens: int) -> None:
+    def __init__(
+        self, layout: Layout, pad_id: int, tokens: Tokens, max_passage_tokens: int, passage_prefix: TokenIds
+    ) -> None:
         self._layout = layout
         self._pad_id = pad_id
         self._tokens = tokens
         self._max_passage_tokens = max_passage_tokens
+        self._passage_prefix = passage_prefix
 
     def lengths(self, query: TokenIds, rows: Rows) -> npt.NDArray[np.int32]:
         """int32 [n]: tokens of each pair, special tokens included, padding not."""
-        fixed = len(query) + self._layout.pair_extra
+        fixed = len(query) + self._layout.pair_extra + len(self._passage_prefix)
         return (self._passage_lengths(rows) + fixed).astype(np.int32)
 
     def assemble(self, batch: Batch) -> PairInput:
@@ -63,6 +67,7 @@ class Pairs:
         # columns [n] where each part of a pair begins; query and passage then cover [first, end) of their own
         query_first = np.full(len(batch), len(before))
         query_end = query_first + (query_ends - query_starts)[batch.query_of]
+        passage_segment = query_end + len(self._layout.between)
         passage_first = query_end + len(between)
         passage_end = passage_first + self._passage_lengths(batch.rows)
         ends = passage_end + len(after)
@@ -80,10 +85,11 @@ class Pairs:
         mask = (columns < ends[:, None]).astype(np.int64)
         if not self._layout.segments:
             return PairInput(ids, mask, None)
-        return PairInput(ids, mask, (columns >= passage_first[:, None]) * mask)
+        return PairInput(ids, mask, (columns >= passage_segment[:, None]) * mask)
 
     def _special(self) -> tuple[tuple[int, ...], ...]:
-        return self._layout.before, self._layout.between, self._layout.after
+        between = (*self._layout.between, *self._passage_prefix.tolist())
+        return self._layout.before, between, self._layout.after
 
     def _passage_lengths(self, rows: Rows) -> Ints:
         offsets = self._tokens.offsets

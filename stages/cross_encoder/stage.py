@@ -24,6 +24,7 @@ class CrossEncoderStage(Stage):
         self._settings = settings
         self._tokenizer = HFTokenizer(folder, settings.max_passage_tokens)
         self._layout = layout(folder)
+        self._prefixes = tuple(self._tokenizer.encode([settings.query_prefix, settings.passage_prefix]))
         self._require_room(folder)
         self._runtime = TorchRuntime(folder, settings.dtype)
         if self._runtime.labels not in (1, 2):
@@ -40,16 +41,19 @@ class CrossEncoderStage(Stage):
     def open(self, passages: Passages, directory: Path | None) -> CrossEncoder:
         """The reranker over these passages."""
         tokens = passages.tokens(self._tokenizer)
-        pairs = Pairs(self._layout, self._tokenizer.pad_id, tokens, self._settings.max_passage_tokens)
-        return CrossEncoder(self._settings, self._tokenizer, pairs, self._runtime)
+        query_prefix, passage_prefix = self._prefixes
+        limit = self._settings.max_passage_tokens
+        pairs = Pairs(self._layout, self._tokenizer.pad_id, tokens, limit, passage_prefix)
+        return CrossEncoder(self._settings, self._tokenizer, pairs, self._runtime, query_prefix)
 
     def _require_room(self, folder: Path) -> None:
         settings, limit = self._settings, longest_input(folder)
-        needed = settings.max_query_tokens + settings.max_passage_tokens + self._layout.pair_extra
+        extra = self._layout.pair_extra + sum(map(len, self._prefixes))
+        needed = settings.max_query_tokens + settings.max_passage_tokens + extra
         if limit is not None and needed > limit:
             raise ModelError(
                 f"{settings.model}: expected pairs of at most {limit} tokens, got max_query_tokens + "
-                f"max_passage_tokens + {self._layout.pair_extra} special tokens = {needed}; lower one of the two"
+                f"max_passage_tokens + {extra} special and prefix tokens = {needed}; lower one of the two"
             )
 
 
@@ -61,18 +65,28 @@ class CrossEncoder(Reranker):
         tokenizer: for queries.
         pairs: puts the model's input together.
         runtime: the model.
+        query_prefix: int32 [p], ids put before every query.
     """
 
-    def __init__(self, settings: CrossEncoderSettings, tokenizer: HFTokenizer, pairs: Pairs, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        settings: CrossEncoderSettings,
+        tokenizer: HFTokenizer,
+        pairs: Pairs,
+        runtime: Runtime,
+        query_prefix: TokenIds,
+    ) -> None:
         self.batch_tokens = settings.batch_tokens
         self._max_query_tokens = settings.max_query_tokens
         self._tokenizer = tokenizer
         self._pairs = pairs
         self._runtime = runtime
+        self._query_prefix = query_prefix
 
     def encode_query(self, query: Query) -> TokenIds:
-        """int32 [tokens], without special tokens, cut off at ``max_query_tokens``."""
-        return self._tokenizer.encode_start(query.text, self._max_query_tokens)
+        """int32 [tokens], without special tokens, the text cut off at ``max_query_tokens``."""
+        text = self._tokenizer.encode_start(query.text, self._max_query_tokens)
+        return np.concatenate((self._query_prefix, text))
 
     def lengths(self, query: TokenIds, rows: Rows) -> npt.NDArray[np.int32]:
         """int32 [n]: tokens of each pair, special tokens included."""

@@ -81,6 +81,17 @@ def test_long_passages_are_cut_at_the_window(bert: Path) -> None:
     assert stage.lengths(query, rows(0)).tolist() == [3 + len(query) + 7]
 
 
+def test_prefixes_are_read_like_text(bert: Path) -> None:
+    reranker = opened(bert, query_prefix="red", passage_prefix="blue")
+    encoded = reranker.encode_query(Query("1", QUERY))
+    plain = opened(bert, ["blue " + text for text in TEXTS], max_passage_tokens=40 + len("blue"))
+    joined = plain.encode_query(Query("1", "red " + QUERY))
+    chosen = rows(0, 1, 2)
+    np.testing.assert_allclose(
+        reranker.score(Batch.single(encoded, chosen)), plain.score(Batch.single(joined, chosen)), rtol=1e-5, atol=1e-6
+    )
+
+
 def test_a_batch_of_several_queries_scores_each_pair_as_if_alone(reranker: Reranker) -> None:
     queries = tuple(reranker.encode_query(Query("q", text)) for text in (QUERY, "", OTHER))
     query_of, of_rows = rows(2, 0, 1, 0, 2, 1), rows(0, 1, 2, 3, 4, 5)
