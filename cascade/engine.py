@@ -1,0 +1,363 @@
+"""One query's way through a plan, as a series of tasks that somebody else executes.
+
+A ``QueryRun`` decides; it never waits, never scores and reads no clock but the one it was given. It hands out one
+``Task`` at a time and is told the ``Outcome``. So the same code serves the executor's worker threads, tests under a
+fake clock, and replay under a virtual one.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping
+
+import numpy as np
+
+from cascade import scheduler
+from cascade.clock import Clock, Deadline
+from cascade.cost import CostModel
+from cascade.errors import Cancelled, DeadlineExceeded, StageError
+from cascade.ranking import best_passages, cut, hits, interleave, merge, reorder
+from cascade.reranking import rerank
+from cascade.retrieval import fuse, retrieve
+from cascade.stage import Fuser, Retriever, Work
+from cascade.stagerun import StageRun, Steps
+from cascade.tasks import Health, Healthy, OpenedCascade, OpenedStage, Outcome, Task
+from cascade.trace import Reason, StageTrace, Trace
+from cascade.types import Candidates, Query, Ranking
+
+FINISH_S = 0.0005
+"""Seconds kept back at the end of a query to order its results and wake its caller."""
+
+
+class QueryRun:
+    """One query on its way through an opened cascade.
+
+    Call ``start`` for the first task and ``advance`` with each outcome for the next, until there is none; then
+    ``result``. ``abandon`` ends it from outside at any moment with the best order known then. Safe to use from several
+    threads. Its lock is never held while a stage's code runs, so that ``abandon`` never waits for a stage.
+
+    ``served_s`` counts the seconds that it was worked on; ``yield_at`` is set from outside, to make it end early when
+    others wait.
+    """
+
+    def __init__(
+        self,
+        cascade: OpenedCascade,
+        query: Query,
+        *,
+        clock: Clock,
+        deadline: Deadline,
+        costs: CostModel,
+        health: Health | None = None,
+        candidates: Candidates | None = None,
+        entered: float | None = None,
+    ) -> None:
+        """Prepares a run; nothing happens yet.
+
+        Args:
+            cascade: what to run.
+            query: the question.
+            clock: time.
+            deadline: when the answer is due.
+            costs: predicts what work takes.
+            health: which stages to leave out; none by default.
+            candidates: start from these and pass the retrievers over.
+            entered: when the query came in, if that was before now.
+        """
+        self.cascade = cascade
+        self.query = query
+        self.deadline = deadline
+        self.pending: Task | None = None
+        self.done = False
+        self.yield_at = math.inf
+        self.served_s = 0.0
+        self.entered = self._queued_at = clock.now() if entered is None else entered
+        self._clock = clock
+        self._costs = costs
+        self._health = Healthy() if health is None else health
+        self._end = deadline.at - FINISH_S
+        self._waited_s = self._seconds = 0.0
+        self._worked = False
+        self._positions = [i for i, stage in enumerate(cascade.stages) if candidates is None or _reranks(stage)]
+        self._minima_s = [self._minimum(cascade.stages[position]) for position in self._positions]
+        self._ranked = Candidates.empty() if candidates is None else candidates
+        self._kept: list[Candidates] = []
+        self._tails: list[Candidates] = []
+        self._retrieved: dict[str, Candidates] = {}
+        self._traces: list[StageTrace] = []
+        self._open: list[StageRun] = []
+        self._failure: Exception | None = None
+        self._overrun = ""
+        self._limit, self._limit_reason = len(self._positions), ""
+        self._lock = threading.Lock()
+        self._steps = self._run()
+
+    def minimum_s(self, stages: int | None = None) -> float:
+        """Predicted seconds of the least useful answer by the first ``stages`` stages; by all of them by default."""
+        return sum(self._minima_s[:stages])
+
+    def remaining_s(self) -> float:
+        """Predicted seconds of the least that it still has to do; 0 when it is answered."""
+        task, begun = self.pending, len(self._traces)
+        if self.done or task is None:
+            return 0.0
+        return task.predicted_s + sum(self._minima_s[begun + 1 : self._limit])
+
+    def limit_stages(self, stages: int, reason: str) -> None:
+        """Leaves out all but the first ``stages`` stages; to be called before ``start``."""
+        self._limit, self._limit_reason = stages, reason
+
+    def start(self) -> Task | None:
+        """The first task; None when there is nothing to do."""
+        with self._lock:
+            self._queued_at = self._clock.now()
+            return None if self.done else self._next(None)
+
+    def advance(self, outcome: Outcome | None) -> Task | None:
+        """The next task, given what became of the pending one; None when the query is answered.
+
+        An ``outcome`` of None says that the task was not started, because it would have ended too late.
+        """
+        with self._lock:
+            if self.done:
+                return None
+            self._note_waiting(self._clock.now() if outcome is None else outcome.began, started=outcome is not None)
+            if outcome is not None:
+                self.served_s += outcome.ended - outcome.began
+            return self._next(outcome)
+
+    def abandon(self, reason: Reason = "budget", detail: str = "") -> None:
+        """Ends the query now: the stage it is in keeps what it has scored, those after it are skipped."""
+        with self._lock:
+            if self.done:
+                return
+            self._note_waiting(self._clock.now(), started=False)
+            if reason == "cancelled":
+                self._failure = Cancelled(detail)
+            while self._open:
+                self._open[-1].end(reason, detail)
+                self._close(self._open[-1])
+            for position in self._positions[len(self._traces) :]:
+                self._leave_out(position, "cancelled" if reason == "cancelled" else "skipped", "no time left")
+            self._finish()
+
+    def result(self, top_k: int | None = None) -> Ranking:
+        """The answer.
+
+        Args:
+            top_k: documents wanted; by default as many as the last stage passes on. More than that appends what
+                earlier stages cut, in their order.
+
+        Raises:
+            DeadlineExceeded: if a stage with ``on_overrun: fail`` ran out of time.
+            StageError: if a stage with ``on_error: fail`` failed.
+            Cancelled: if it was withdrawn.
+        """
+        if self._failure is not None:
+            raise self._failure
+        ranking = self._ranking(top_k)
+        if self._overrun:
+            raise DeadlineExceeded(self._overrun, ranking)
+        return ranking
+
+    def order_after(self, stage: int) -> Candidates:
+        """The whole order after the ``stage``-th stage (from 0): what it passed on, then what was cut, latest first."""
+        ordered = self._kept[stage]
+        for tail in reversed(self._tails[: stage + 1]):
+            ordered = Candidates.concatenate(ordered, tail)
+        return ordered
+
+    def passed_by(self, stage: int) -> Candidates:
+        """What the ``stage``-th stage (from 0) handed on."""
+        return self._kept[stage]
+
+    @property
+    def retrieved(self) -> Mapping[str, Candidates]:
+        """What each retriever of a fusion stage found, by its name."""
+        return self._retrieved
+
+    @property
+    def trace(self) -> Trace:
+        """What has happened so far."""
+        return Trace(
+            cascade=self.cascade.plan.name,
+            budget_s=self.deadline.at - self.entered,
+            seconds=self._seconds if self.done else self._clock.now() - self.entered,
+            waited_s=self._waited_s,
+            stages=tuple(self._traces),
+            costs=self._costs.profile.source,
+        )
+
+    def _ranking(self, top_k: int | None) -> Ranking:
+        collection, stages = self.cascade.collection, self.cascade.stages
+        if top_k is None:
+            top_k = stages[-1].planned.top_k if stages else len(self._ranked)
+        ordered = self.order_after(len(self._kept) - 1) if self._kept else self._ranked
+        best = best_passages(ordered, collection, top_k)
+        return Ranking(self.query, hits(best, collection, [stage.planned.name for stage in stages]), self.trace)
+
+    # Everything below runs under the lock.
+
+    def _next(self, outcome: Outcome | None) -> Task | None:
+        for run in self._open:
+            run.yield_at = self.yield_at
+        try:
+            self.pending = self._steps.send(outcome)
+            self._queued_at = self._clock.now()
+        except StopIteration:
+            self._finish()
+        except Exception as error:  # a fault of the engine belongs to the caller, and must not cost a worker
+            self._failure = error
+            self._finish()
+        return self.pending
+
+    def _note_waiting(self, until: float, *, started: bool) -> None:
+        """Counts the time since the pending task entered the queue."""
+        waited_s = max(0.0, until - self._queued_at)
+        for run in self._open:
+            run.waited_s += waited_s
+        if not self._worked:
+            self._waited_s, self._worked = until - self.entered, started
+
+    def _finish(self) -> None:
+        self.done, self.pending = True, None
+        self._seconds = self._clock.now() - self.entered
+        self._steps.close()
+
+    def _run(self) -> Steps:
+        for number, position in enumerate(self._positions):
+            stage = self.cascade.stages[position]
+            if number >= self._limit:
+                self._leave_out(position, "skipped", self._limit_reason)
+            elif blocked := self._health.blocked(stage.planned.name):
+                self._leave_out(position, "failed" if stage.planned.on_error == "fail" else "skipped", blocked)
+            else:
+                run = self._begin(stage, self._deadline_of(number))
+                if stage.retrievers:
+                    yield from self._fuse(run)
+                elif isinstance(stage.opened, Retriever):
+                    yield from retrieve(run, self.query, self._rows_wanted(stage.planned.top_k))
+                else:
+                    yield from rerank(run, self.query)
+                self._close(run)
+            if self._failure is not None or self._overrun:
+                return
+
+    def _fuse(self, fusion: StageRun) -> Steps:
+        """Several retrievers, one after the other, then what merges them."""
+        retrievers = fusion.stage.retrievers
+        for i, inner in enumerate(retrievers):
+            now = self._clock.now()
+            later_s = [self._minimum(other) for other in retrievers[i + 1 :]]
+            reserve_s = scheduler.reserve(later_s, fusion.deadline - now - self._minimum(inner))
+            deadline = scheduler.stage_deadline(now, fusion.deadline, inner.planned.budget_s, 0.0, reserve_s)
+            run = self._begin(inner, deadline)
+            if blocked := self._health.blocked(inner.planned.name):
+                run.end("failed" if inner.planned.on_error == "fail" else "skipped", blocked)
+            else:
+                yield from retrieve(run, self.query, self._rows_wanted(inner.planned.top_k))
+            self._close(run)
+            if self._failure is not None or self._overrun:
+                return
+        if any(trace.scored > 0 for trace in fusion.retrievers):
+            yield from fuse(fusion, interleave)
+        if fusion.reason == "complete" and all(trace.scored == 0 for trace in fusion.retrievers):
+            fusion.end("failed", "; ".join(f"{trace.name}: {trace.detail}" for trace in fusion.retrievers))
+        elif fusion.reason == "complete" and any(trace.reason == "budget" for trace in fusion.retrievers):
+            fusion.end("budget", "a retriever was cut short")
+
+    def _deadline_of(self, number: int) -> float:
+        """When the ``number``-th stage of this run has to end, in the clock's seconds."""
+        now, carried_s = self._clock.now(), 0.0
+        if self.cascade.plan.slack == "carry" and number > 0:
+            budgets_s = [self.cascade.stages[position].planned.budget_s for position in self._positions[:number]]
+            carried_s = scheduler.carried(budgets_s, [trace.seconds for trace in self._traces])
+        end = min(self._end, self.yield_at)
+        reserve_s = scheduler.reserve(self._minima_s[number + 1 : self._limit], end - now - self._minima_s[number])
+        budget_s = self.cascade.stages[self._positions[number]].planned.budget_s
+        return scheduler.stage_deadline(now, end, budget_s, carried_s, reserve_s)
+
+    def _minimum(self, stage: OpenedStage) -> float:
+        """Predicted seconds of the least that a stage can do."""
+        if stage.retrievers:
+            return sum(self._minimum(inner) for inner in stage.retrievers)
+        encode_s = self._costs.rates(stage.key("encode")).seconds(Work(1.0))
+        if isinstance(stage.opened, Retriever):
+            return encode_s + self._costs.typical_s(stage.key("search"))
+        return scheduler.minimum_seconds(encode_s, self._costs.rates(stage.key(stage.scoring)))
+
+    def _rows_wanted(self, top_k: int) -> int:
+        """Rows to retrieve so that ``top_k`` documents can come of them."""
+        plan, collection = self.cascade.plan, self.cascade.collection
+        wanted = top_k if collection.one_passage_each else top_k * plan.passages.per_document
+        return min(wanted, len(collection))
+
+    def _begin(self, stage: OpenedStage, deadline: float) -> StageRun:
+        received, total = self._ranked, len(self._ranked)
+        if not _reranks(stage):
+            received, total = Candidates.empty(), len(self.cascade.collection)
+        now = self._clock.now()
+        run = StageRun(stage, received, total, now, deadline, self._clock, self._costs, self._health, self.yield_at)
+        self._open.append(run)
+        return run
+
+    def _leave_out(self, position: int, reason: Reason, detail: str) -> None:
+        """Passes a stage over: its candidates go on in their order, cut as if it had run."""
+        stage = self.cascade.stages[position]
+        run = self._begin(stage, self._clock.now())
+        run.end("budget" if reason == "skipped" and stage.planned.on_overrun == "fail" else reason, detail)
+        self._close(run)
+
+    def _close(self, run: StageRun) -> None:
+        """Turns what a stage did into the next ranking and its trace."""
+        self._open.remove(run)
+        if self._open:
+            self._close_retriever(run, self._open[-1])
+        else:
+            ranked = self._ranked_by(run, self._positions[len(self._traces)])
+            plan = self.cascade.plan
+            self._ranked, rest = cut(
+                ranked, run.stage.planned.top_k, self.cascade.collection, plan.passages.per_document
+            )
+            self._kept.append(self._ranked)
+            self._tails.append(rest)
+            self._traces.append(run.trace(self._clock.now(), len(self._ranked)))
+        self._fail_if_told_to(run)
+
+    def _close_retriever(self, run: StageRun, fusion: StageRun) -> None:
+        """Hands what a retriever found to the fusion stage that it belongs to."""
+        plan = run.stage.planned
+        if plan.on_overrun == "skip" and run.reason in ("budget", "cancelled"):
+            run.found.clear()
+        rows, scores = merge(run.found, self._rows_wanted(plan.top_k))
+        fusion.found.append((rows, scores))
+        fusion.retrievers.append(run.trace(self._clock.now(), len(rows)))
+        fusion.planned, fusion.scored = max(fusion.planned, run.planned), max(fusion.scored, run.scored)
+        fusion.batches += run.batches
+        fusion.predicted_s = run.predicted_s + (0.0 if len(fusion.found) == 1 else fusion.predicted_s)
+        self._retrieved[plan.name] = Candidates(rows, scores, np.full(len(rows), -1, np.int16))
+
+    def _ranked_by(self, run: StageRun, position: int) -> Candidates:
+        """The candidates in the order that a stage gives them."""
+        plan = run.stage.planned
+        if not _reranks(run.stage):
+            fused = bool(run.stage.retrievers)  # into one list, or abandoned before
+            rows, scores = interleave(run.found) if fused else merge(run.found, self._rows_wanted(plan.top_k))
+            return Candidates(rows, scores, np.full(len(rows), position, np.int16))
+        if plan.on_overrun == "skip" and run.reason in ("budget", "cancelled"):
+            return run.received
+        return reorder(run.received, run.scores, run.known, position)
+
+    def _fail_if_told_to(self, run: StageRun) -> None:
+        """Ends the query where the settings of a stage want no answer without it."""
+        plan, place = run.stage.planned, f"stage {run.stage.planned.name!r}"
+        if run.reason == "failed" and plan.on_error == "fail":
+            self._failure = StageError(f"{place} failed: {run.detail}; its settings say on_error: fail")
+        elif run.reason == "budget" and plan.on_overrun == "fail" and not self._overrun:
+            spent_ms = (self._clock.now() - run.began) * 1000
+            self._overrun = f"{place} ran out of time after {spent_ms:.1f} ms: {run.detail}; it says on_overrun: fail"
+
+
+def _reranks(stage: OpenedStage) -> bool:
+    return not isinstance(stage.opened, Retriever | Fuser)

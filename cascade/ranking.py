@@ -1,0 +1,132 @@
+"""Operations on rankings as arrays: merging, reordering, cutting, and looking up the hits. Pure and deterministic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from cascade.index import Collection
+from cascade.types import Candidates, Hit, Rows, Scores
+
+
+class DocumentRows(Protocol):
+    """Knows which document a passage belongs to."""
+
+    @property
+    def one_passage_each(self) -> bool:
+        """Whether every document is a single passage."""
+        ...
+
+    def doc_rows(self, rows: Rows) -> Rows:
+        """int32 [n]: the number of the document that each row belongs to."""
+        ...
+
+
+def merge(found: Sequence[tuple[Rows, Scores]], k: int) -> tuple[Rows, Scores]:
+    """The best ``k`` of several searches over separate ranges: int32 [m], float32 [m], best first, ties by row."""
+    if not found:
+        return np.empty(0, np.int32), np.empty(0, np.float32)
+    rows = np.concatenate([part for part, _ in found])
+    scores = np.concatenate([part for _, part in found])
+    order = np.lexsort((rows, -scores))[:k]
+    return rows[order], scores[order]
+
+
+def interleave(found: Sequence[tuple[Rows, Scores]]) -> tuple[Rows, Scores]:
+    """Every row of any input once: all first places, all second places, and so on; what to do without a fuser.
+
+    >>> a, b = np.array([4, 2], np.int32), np.array([7, 4, 1], np.int32)
+    >>> rows, _ = interleave([(a, np.ones(2, np.float32)), (b, np.ones(3, np.float32))])
+    >>> rows.tolist()
+    [4, 7, 2, 1]
+    """
+    if not found:
+        return np.empty(0, np.int32), np.empty(0, np.float32)
+    if len(found) == 1:
+        return found[0]
+    place = np.concatenate([np.arange(len(rows)) for rows, _ in found])
+    order = np.argsort(place, kind="stable")
+    rows = np.concatenate([rows for rows, _ in found])[order]
+    scores = np.concatenate([scores for _, scores in found])[order]
+    _, first = np.unique(rows, return_index=True)
+    first.sort()
+    return rows[first], scores[first]
+
+
+def reorder(candidates: Candidates, scores: Scores, known: npt.NDArray[np.bool_], stage: int) -> Candidates:
+    """Candidates with a new score first, by that score; the others after them in the order they had.
+
+    Args:
+        candidates: n candidates in rank order.
+        scores: float32 [n], the new scores; ignored where not known.
+        known: bool [n], which candidates have one.
+        stage: position of the stage that gave them.
+
+    Ties keep the earlier order.
+    """
+    scored = np.flatnonzero(known)
+    if len(scored) == 0:
+        return candidates
+    best_first = scored[np.argsort(-scores[scored], kind="stable")]
+    first = Candidates(candidates.rows[best_first], scores[best_first], np.full(len(scored), stage, np.int16))
+    if len(scored) == len(candidates):
+        return first
+    return Candidates.concatenate(first, candidates[np.flatnonzero(~known)])
+
+
+def cut(
+    candidates: Candidates, top_k: int, documents: DocumentRows, per_document: int
+) -> tuple[Candidates, Candidates]:
+    """The passages of the first ``top_k`` documents, at most ``per_document`` of each, and the rest, both in order."""
+    if documents.one_passage_each:
+        return candidates[:top_k], candidates[top_k:]
+    docs = documents.doc_rows(candidates.rows)
+    n = len(docs)
+    order = np.argsort(docs, kind="stable")
+    grouped = docs[order]
+    first = np.r_[True, grouped[1:] != grouped[:-1]] if n else np.empty(0, np.bool_)
+    group_start = np.flatnonzero(first)
+    group = np.cumsum(first) - 1
+    occurrence = np.empty(n, np.int64)
+    occurrence[order] = np.arange(n) - group_start[group] if n else 0
+    document_rank = np.cumsum(occurrence == 0)  # how many documents have appeared up to each position
+    rank_of = np.empty(n, np.int64)
+    rank_of[order] = document_rank[order[group_start]][group] if n else 0
+    keep = (rank_of <= top_k) & (occurrence < per_document)
+    return candidates[keep], candidates[~keep]
+
+
+def best_passages(candidates: Candidates, documents: DocumentRows, top_k: int | None) -> Candidates:
+    """The first ``top_k`` documents, each by its best passage: a document's score is the maximum over its passages."""
+    if not documents.one_passage_each:
+        _, first = np.unique(documents.doc_rows(candidates.rows), return_index=True)
+        candidates = candidates[np.sort(first)]
+    return candidates if top_k is None else candidates[:top_k]
+
+
+def hits(best: Candidates, collection: Collection, stages: Sequence[str]) -> tuple[Hit, ...]:
+    """The documents of an answer.
+
+    Args:
+        best: one passage of each document, best first.
+        collection: what they come from.
+        stages: names of the cascade's stages.
+    """
+    columns = zip(
+        collection.doc_ids(best.rows), best.rows.tolist(), best.scores.tolist(), best.stages.tolist(), strict=True
+    )
+    return tuple(
+        Hit(
+            rank=rank,
+            doc_id=doc_id,
+            score=score,
+            stage=stages[stage] if stage >= 0 else "",
+            text=collection.passage_text(row),
+            title=collection.title(row),
+            metadata=collection.metadata(row),
+        )
+        for rank, (doc_id, row, score, stage) in enumerate(columns, start=1)
+    )

@@ -1,0 +1,102 @@
+"""Retrievers and fusers at work: range by range, then merged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from cascade import scheduler
+from cascade.stage import Encoded, Fuser, Retriever, Work
+from cascade.stagerun import StageRun, Steps, encode, floats
+from cascade.types import Query, Rows, Scores
+
+
+def retrieve(run: StageRun, query: Query, wanted: int) -> Steps:
+    """Searches a retriever's ranges in order until they or the time end; fills ``run.found``."""
+    retriever = run.stage.opened
+    assert isinstance(retriever, Retriever)
+    outcome = yield from encode(run, lambda: _encode_ranges(retriever, query))
+    if outcome is None:
+        return
+    encoded, ranges, works = outcome.value
+    rates = run.costs.rates(run.key)
+    seconds = np.cumsum([rates.seconds(work) for work in works])
+    fitting = int(np.searchsorted(seconds, run.left_s + scheduler.ROUNDING_S, side="right"))
+    run.planned = sum(stop - start for start, stop in ranges[:fitting])
+    run.predicted_s += float(seconds[fitting - 1]) if fitting else 0.0
+    for (start, stop), work in zip(ranges, works, strict=True):
+        task = run.task("search", _search(retriever, encoded, wanted, start, stop), work)
+        outcome = (yield task) if run.may_start(task) else None
+        if outcome is None:
+            run.out_of_time(f"{run.scored} of {run.total} rows searched")
+            return
+        run.batches += 1
+        if outcome.error is not None:
+            run.fail(outcome.error)
+            return
+        try:
+            rows, scores = _checked(outcome.value, start, stop)
+        except Exception as error:  # a stage may return anything
+            run.reject(error)
+            return
+        finite = np.isfinite(scores)
+        run.keeps(len(scores), int(np.count_nonzero(finite)))
+        run.found.append((rows[finite], scores[finite]))
+        run.scored += stop - start
+
+
+def _encode_ranges(retriever: Retriever, query: Query) -> tuple[Encoded, list[tuple[int, int]], list[Work]]:
+    encoded, ranges = retriever.encode_query(query), list(retriever.ranges())
+    return encoded, ranges, [retriever.work(encoded, start, stop) for start, stop in ranges]
+
+
+def _search(retriever: Retriever, encoded: Encoded, wanted: int, start: int, stop: int) -> Callable[[], Any]:
+    return lambda: retriever.search(encoded, wanted, start, stop)
+
+
+def _checked(value: Any, start: int, stop: int) -> tuple[Rows, Scores]:
+    """What a retriever or fuser returned, if that can be rows of [start, stop), each once, with scores.
+
+    Raises:
+        Exception: of any kind, when it cannot.
+    """
+    rows, scores = value
+    rows, scores = np.asarray(rows), floats(scores)
+    if rows.ndim != 1 or rows.shape != scores.shape:
+        raise ValueError(f"expected as many rows as scores, got arrays of shape {rows.shape} and {scores.shape}")
+    if len(rows) == 0:
+        return np.empty(0, np.int32), scores
+    if rows.dtype.kind not in "iu" or rows.min() < start or rows.max() >= stop:
+        raise ValueError(f"expected rows from {start} to {stop - 1}, got {rows.dtype} {rows.min()} to {rows.max()}")
+    if len(np.unique(rows)) != len(rows):
+        raise ValueError("expected every row once, got some twice")
+    return rows.astype(np.int32, copy=False), scores
+
+
+def fuse(run: StageRun, fallback: Callable[[Sequence[tuple[Rows, Scores]]], tuple[Rows, Scores]]) -> Steps:
+    """Merges what the retrievers in ``run.found`` gave into one ranking, which takes their place."""
+    fuser, inputs = run.stage.opened, tuple(run.found)
+    assert isinstance(fuser, Fuser)
+    work = Work(pairs=float(sum(len(rows) for rows, _ in inputs)))
+    task = run.task("fuse", lambda: fuser.fuse(inputs), work)
+    outcome = (yield task) if run.may_start(task) else None
+    if outcome is None:
+        run.end("budget", "no time to fuse")
+    elif outcome.error is not None:
+        run.fail(outcome.error)
+    else:
+        try:
+            rows, scores = _checked(outcome.value, 0, run.total)
+            expected = np.unique(np.concatenate([rows for rows, _ in inputs]))
+            if not np.array_equal(np.sort(rows), expected):
+                raise ValueError(f"expected the {len(expected)} rows of its inputs, got {len(rows)}, not all of them")
+            if not np.isfinite(scores).all():
+                raise ValueError("expected finite scores")
+        except Exception as error:  # a stage may return anything
+            run.reject(error)
+        else:
+            run.found[:] = [(rows, scores)]
+            return
+    run.found[:] = [fallback(inputs)]

@@ -1,0 +1,186 @@
+"""One stage's part in one query: its time, its progress, and why it ended.
+
+``retrieval.py`` and ``reranking.py`` work through a stage as generators of tasks. They take decisions from
+``scheduler.py``, note what happened in a ``StageRun``, and leave the execution to whoever drives them. Whatever a stage
+has to say is asked for inside a task, because a stage may hang. Instead of an outcome the driver may send None: the
+task has waited until it could no longer end in time, was not started, and the stage is to decide anew.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from cascade import scheduler
+from cascade.clock import Clock
+from cascade.cost import CostModel
+from cascade.stage import Batch, Work
+from cascade.tasks import Action, Health, OpenedStage, Outcome, Task
+from cascade.trace import Reason, StageTrace
+from cascade.types import Candidates, Rows, Scores
+
+Steps: TypeAlias = Generator[Task, Outcome | None, None]
+
+
+@dataclass(slots=True, eq=False)
+class StageRun:
+    """What is known of a stage's part in a query so far; may be read between any two tasks.
+
+    Args:
+        stage: the stage.
+        received: the candidates it was given, best first.
+        total: how many it could score; for a retriever, rows in the collection.
+        began: when it began.
+        deadline: when it has to end; inf for never.
+        clock: time.
+        costs: predicts what work takes.
+        health: told how the stage does.
+        yield_at: until when it may work before other queries have their turn; inf when there are none.
+        scoring: the action that does its main work.
+        key: what the cost of that is filed under.
+    """
+
+    stage: OpenedStage
+    received: Candidates
+    total: int
+    began: float
+    deadline: float
+    clock: Clock
+    costs: CostModel
+    health: Health
+    yield_at: float = math.inf
+    planned: int = 0
+    scored: int = 0
+    batches: int = 0
+    quarantined: int = 0
+    predicted_s: float = math.nan
+    waited_s: float = 0.0
+    reason: Reason = "complete"
+    detail: str = ""
+    scoring: Action = field(init=False)
+    key: str = field(init=False)
+    scores: Scores = field(init=False)
+    known: npt.NDArray[np.bool_] = field(init=False)
+    found: list[tuple[Rows, Scores]] = field(default_factory=list)
+    retrievers: list[StageTrace] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.scoring = self.stage.scoring
+        self.key = self.stage.key(self.scoring)
+        self.scores = np.zeros(len(self.received), np.float32)
+        self.known = np.zeros(len(self.received), np.bool_)
+
+    @property
+    def end_at(self) -> float:
+        """When it has to end, as things stand."""
+        return min(self.deadline, self.yield_at)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until then."""
+        return self.end_at - self.clock.now()
+
+    def end(self, reason: Reason, detail: str = "") -> None:
+        """Notes why it ended."""
+        self.reason, self.detail = reason, detail
+
+    def out_of_time(self, detail: str) -> None:
+        """Notes that its time ended, or never sufficed for anything."""
+        if self.yield_at < self.deadline:
+            detail += "; other queries were waiting"
+        nothing = self.batches == 0 and self.stage.planned.on_overrun != "fail"
+        self.end("skipped" if nothing else "budget", detail)
+        if self.batches == 0 and self.left_s > 0:
+            self.costs.relax(self.stage.key("encode"))
+            self.costs.relax(self.key)
+
+    def fail(self, error: BaseException) -> None:
+        """Notes that it failed; no score of a reranker counts then, but what a retriever has found is worth having."""
+        message = str(error)
+        self.end("failed", f"{type(error).__name__}: {message}" if message else type(error).__name__)
+        self.known[:] = False
+
+    def reject(self, error: BaseException) -> None:
+        """Notes that it failed by what it returned, which only shows here."""
+        self.health.failed(self.stage.planned.name, repr(error))
+        self.fail(error)
+
+    def keeps(self, total: int, finite: int) -> None:
+        """Notes scores that came, and how many of them are of use."""
+        self.quarantined += total - finite
+        if finite > 0 or total == 0:
+            self.health.succeeded(self.stage.planned.name)
+        else:
+            self.health.failed(self.stage.planned.name, f"none of {total} scores was finite")
+
+    def task(self, action: Action, call: Callable[[], Any], work: Work, batch: Batch | None = None) -> Task:
+        """A task of this stage."""
+        key = self.key if action == self.scoring else self.stage.key(action)
+        predicted_s = self.costs.rates(key).seconds(work)
+        return Task(self.stage, action, key, call, work, predicted_s, self.deadline, batch)
+
+    def may_start(self, task: Task) -> bool:
+        """Whether the task would end in time."""
+        end = self.end_at
+        return end == math.inf or scheduler.may_start(self.clock.now(), task.predicted_s, end)
+
+    def trace(self, now: float, passed: int) -> StageTrace:
+        """Its part of the trace.
+
+        Args:
+            now: when it ended.
+            passed: candidates handed on.
+        """
+        seconds, budget_s = now - self.began, max(0.0, self.deadline - self.began)
+        return StageTrace(
+            name=self.stage.planned.name,
+            kind=self.stage.planned.kind.kind,
+            received=self.total,
+            planned=self.planned,
+            scored=self.scored,
+            passed=passed,
+            batches=self.batches,
+            predicted_s=self.predicted_s,
+            waited_s=self.waited_s,
+            seconds=seconds,
+            budget_s=budget_s,
+            slack_s=max(0.0, budget_s - seconds),
+            reason=self.reason,
+            detail=self.detail,
+            quarantined=self.quarantined,
+            retrievers=tuple(self.retrievers),
+        )
+
+
+def encode(run: StageRun, call: Callable[[], Any]) -> Generator[Task, Outcome | None, Outcome | None]:
+    """The query-side work of a stage; None after noting why it could not be done."""
+    task = run.task("encode", call, Work(1.0))
+    outcome = None
+    if run.may_start(task):
+        outcome = yield task
+    if outcome is None:
+        run.out_of_time("no time to encode the query")
+        return None
+    if outcome.error is not None:
+        run.fail(outcome.error)
+        return None
+    if run.costs.knows(run.key):
+        run.predicted_s = task.predicted_s
+    return outcome
+
+
+_FLOAT32 = np.dtype(np.float32)
+
+
+def floats(value: Any) -> Scores:
+    """float32; what is too large for it becomes infinite."""
+    scores = np.asarray(value)
+    if scores.dtype is not _FLOAT32:
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores = scores.astype(np.float32)
+    return scores

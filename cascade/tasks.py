@@ -1,0 +1,121 @@
+"""What the engine hands out and gets back: opened stages, the tasks they are asked to do, and what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+
+from cascade.index import Collection
+from cascade.planner import Plan, PlannedStage
+from cascade.stage import Batch, ListwiseReranker, Opened, Retriever, Work
+
+Action: TypeAlias = Literal["encode", "search", "score", "window", "fuse"]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedStage:
+    """A planned stage opened over a collection.
+
+    Args:
+        planned: its plan.
+        opened: what scores.
+        cost_key: identifies what its work costs.
+        retrievers: of a fuser, what it fuses.
+    """
+
+    planned: PlannedStage
+    opened: Opened
+    cost_key: str
+    retrievers: tuple[OpenedStage, ...] = ()
+
+    def key(self, action: Action) -> str:
+        """What the cost of an action is filed under."""
+        return f"{self.cost_key}/{action}"
+
+    @property
+    def scoring(self) -> Action:
+        """The action that does its main work."""
+        if isinstance(self.opened, Retriever):
+            return "search"
+        return "window" if isinstance(self.opened, ListwiseReranker) else "score"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedCascade:
+    """A plan whose stages are open over one collection.
+
+    Args:
+        plan: the plan.
+        collection: what is ranked.
+        stages: in order; without retrievers where there is nothing to retrieve from.
+    """
+
+    plan: Plan
+    collection: Collection
+    stages: tuple[OpenedStage, ...]
+
+
+class Health(Protocol):
+    """Knows which stages are to be left out for now, and is told how they do."""
+
+    def blocked(self, stage: str) -> str:
+        """Why the stage is left out; empty when it is not."""
+        ...
+
+    def succeeded(self, stage: str) -> None:
+        """A task of the stage gave something of use."""
+        ...
+
+    def failed(self, stage: str, detail: str, hung: bool = False) -> None:
+        """A task of the stage raised, gave nonsense, or never came back."""
+        ...
+
+
+class Healthy:
+    """Nothing is left out, whatever happens."""
+
+    __slots__ = ()
+
+    def blocked(self, stage: str) -> str:
+        """Empty."""
+        return ""
+
+    def succeeded(self, stage: str) -> None:
+        """Changes nothing."""
+
+    def failed(self, stage: str, detail: str, hung: bool = False) -> None:
+        """Changes nothing."""
+
+
+class Task(NamedTuple):
+    """One piece of work that cannot be interrupted.
+
+    Args:
+        stage: whose it is.
+        action: what kind.
+        cost_key: what its cost is filed under.
+        call: does it.
+        work: how much it is.
+        predicted_s: seconds at the plan's quantile; 0 when nothing is known.
+        deadline: when its stage has to end, in the clock's seconds.
+        batch: of a ``score`` task, the pairs, so that tasks of several queries can be scored in one call.
+    """
+
+    stage: OpenedStage
+    action: Action
+    cost_key: str
+    call: Callable[[], Any]
+    work: Work
+    predicted_s: float
+    deadline: float
+    batch: Batch | None = None
+
+
+class Outcome(NamedTuple):
+    """What became of a task: a value or an error, when it began and ended, in the clock's seconds."""
+
+    value: Any
+    error: BaseException | None
+    began: float
+    ended: float

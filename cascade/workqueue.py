@@ -1,0 +1,249 @@
+"""The queue in front of the workers: earliest deadline first, batches of several queries merged, fair when full.
+
+Pure bookkeeping: no threads, no locks, no clock, so that the executor and the simulator share every decision.
+"""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+import itertools
+import logging
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from cascade import scheduler
+from cascade.cost import CostModel
+from cascade.engine import FINISH_S, QueryRun
+from cascade.errors import Overloaded
+from cascade.schema import Overload
+from cascade.stage import Batch, Encoded, Reranker, Work
+from cascade.tasks import Health, Outcome, Task
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CROWD = 64
+"""Queries, most urgent first, that a fair share is worked out among."""
+
+
+@dataclass(slots=True, eq=False)
+class Waiting(Generic[T]):
+    """An unanswered query.
+
+    Args:
+        run: the query; its pending task is what it waits for.
+        deadline: when it is due; inf for never.
+        number: in order of arrival.
+        token: whatever the driver keeps with it.
+    """
+
+    run: QueryRun
+    deadline: float
+    number: int
+    token: T
+
+
+class WorkQueue(Generic[T]):
+    """Queries between two tasks, those with work for the same model in one lane.
+
+    Args:
+        costs: predicts what merged batches take.
+        servers: workers that share the work.
+    """
+
+    def __init__(self, costs: CostModel, servers: int = 1) -> None:
+        self._costs = costs
+        self._servers = servers
+        self._numbers = itertools.count()
+        self._lanes: dict[Hashable, list[tuple[float, int, Waiting[T]]]] = {}
+        self._live: list[tuple[float, int, Waiting[T]]] = []
+
+    def __len__(self) -> int:
+        """Queries that wait for a worker."""
+        return sum(map(len, self._lanes.values()))
+
+    @property
+    def unanswered(self) -> int:
+        """Queries that wait or are being worked on."""
+        return len(self._live)
+
+    def enter(self, run: QueryRun, token: T) -> Waiting[T]:
+        """Takes in a new query, not yet started."""
+        entry = Waiting(run, run.deadline.at, next(self._numbers), token)
+        bisect.insort(self._live, (entry.deadline, entry.number, entry))
+        return entry
+
+    def leave(self, entry: Waiting[T]) -> None:
+        """Forgets an answered query."""
+        position = bisect.bisect_left(self._live, (entry.deadline, entry.number))
+        if position < len(self._live) and self._live[position][2] is entry:
+            del self._live[position]
+
+    def push(self, entry: Waiting[T]) -> None:
+        """Puts in a query that has a pending task, behind those that are due at the same time."""
+        task = entry.run.pending
+        lane = None if task is None or task.batch is None else id(task.stage.opened)
+        heapq.heappush(self._lanes.setdefault(lane, []), (entry.deadline, next(self._numbers), entry))
+
+    def take(self, now: float) -> list[Waiting[T]]:
+        """The most urgent query, with those whose batches go into one call with its own and leave everybody in time.
+
+        A query whose task would now end too late comes alone, for ``late`` to be seen. Empty when nothing waits.
+        """
+        while lanes := [lane for lane in self._lanes.values() if lane]:
+            lane = min(lanes)
+            entry = heapq.heappop(lane)[2]
+            task = entry.run.pending
+            if task is None:  # answered in the meantime: expired or withdrawn
+                self.leave(entry)
+                continue
+            if late(task, now) or task.batch is None:
+                return [entry]
+            return [entry, *self._companions(lane, task, now)]
+        return []
+
+    def _companions(self, lane: list[tuple[float, int, Waiting[T]]], task: Task, now: float) -> list[Waiting[T]]:
+        reranker = task.stage.opened
+        assert isinstance(reranker, Reranker)
+        rates = self._costs.rates(task.cost_key)
+        work, earliest = task.work, task.deadline
+        taken: list[Waiting[T]] = []
+        while lane:
+            other = lane[0][2]
+            next_task = other.run.pending
+            if next_task is None:
+                heapq.heappop(lane)
+                self.leave(other)
+                continue
+            merged, end = work + next_task.work, min(earliest, next_task.deadline)
+            if merged.tokens > reranker.batch_tokens or not scheduler.may_start(now, rates.seconds(merged), end):
+                break
+            heapq.heappop(lane)
+            work, earliest = merged, end
+            taken.append(other)
+        return taken
+
+    def share_end(self, entry: Waiting[T], now: float) -> float:
+        """Until when a query may work before others have their turn; inf when that is no sooner than its deadline."""
+        if len(self._live) <= self._servers:
+            return math.inf
+        position = bisect.bisect_left(self._live, (entry.deadline, entry.number))
+        if position >= min(CROWD, len(self._live)):
+            return math.inf
+        crowd = self._live[:CROWD]
+        deadlines, served_s = [item[0] for item in crowd], [item[2].run.served_s for item in crowd]
+        end = scheduler.share_end(now, deadlines, served_s, position, self._servers)
+        return math.inf if end >= entry.deadline else max(end, now + entry.run.remaining_s())
+
+    def demand_s(self, deadline: float = math.inf) -> float:
+        """Predicted seconds until a worker is free for a query with this deadline.
+
+        Counts the least that each query due by then still has to do, not all that it would do with time to spare:
+        queries share the time, and what is optional gives way.
+        """
+        end = bisect.bisect_right(self._live, deadline, key=_deadline)
+        return sum(entry.run.remaining_s() for _, _, entry in self._live[:end]) / self._servers
+
+    def clear(self) -> list[Waiting[T]]:
+        """Takes out every query, whether it waits or not."""
+        entries = [entry for _, _, entry in self._live]
+        self._live.clear()
+        self._lanes.clear()
+        return entries
+
+
+def _deadline(item: tuple[float, int, Any]) -> float:
+    return item[0]
+
+
+def admit(run: QueryRun, queued_s: float, now: float, overload: Overload) -> None:
+    """Refuses a query that cannot be answered in time, or leaves it only the first stage where that can.
+
+    Args:
+        run: not yet started.
+        queued_s: predicted seconds until it would have its turn.
+        now: the time.
+        overload: what it meets when not all of its stages fit.
+
+    Raises:
+        Overloaded: with the seconds after which a new try is predicted to fit.
+    """
+    deadline = run.deadline.at - FINISH_S
+    if queued_s == 0.0 or scheduler.admits(now, deadline, queued_s, run.minimum_s()):
+        return
+    first_s = run.minimum_s(stages=1)
+    if overload == "degrade" and scheduler.admits(now, deadline, queued_s, first_s):
+        run.limit_stages(1, "too much work is waiting for more than the first stage")
+        return
+    left_s = run.deadline.left(now)
+    needed_s = first_s if overload == "degrade" else run.minimum_s()
+    retry_after_s = max(0.0, queued_s + needed_s + FINISH_S - left_s)
+    message = (
+        f"the query needs {needed_s * 1000:.1f} ms behind {queued_s * 1000:.1f} ms of waiting work, "
+        f"more than its {left_s * 1000:.1f} ms; try again in {retry_after_s:.3f} s"
+    )
+    raise Overloaded(message, retry_after_s)
+
+
+def late(task: Task, now: float) -> bool:
+    """Whether the task would no longer end in time, so that its stage has to decide anew instead."""
+    return not scheduler.may_start(now, task.predicted_s, task.deadline)
+
+
+def call(tasks: Sequence[Task]) -> tuple[list[Any], BaseException | None]:
+    """Executes tasks, those of several queries as one batch; the values in order, or what was raised."""
+    try:
+        if len(tasks) == 1:
+            return [tasks[0].call()], None
+        batches = [task.batch for task in tasks if task.batch is not None]
+        reranker = tasks[0].stage.opened
+        assert isinstance(reranker, Reranker)
+        scores, total = np.asarray(reranker.score(_merged(batches))), sum(map(len, batches))
+        if scores.shape != (total,):
+            raise ValueError(f"expected {total} scores, got an array of shape {scores.shape}")
+        return list(np.split(scores, np.cumsum([len(batch) for batch in batches])[:-1])), None
+    except BaseException as error:  # a stage may be anybody's code, and may raise anything
+        return [], error
+
+
+def _merged(batches: Sequence[Batch]) -> Batch:
+    queries: list[Encoded] = []
+    query_of: list[npt.NDArray[np.int32]] = []
+    for batch in batches:
+        query_of.append(batch.query_of + np.int32(len(queries)))
+        queries.extend(batch.queries)
+    return Batch(tuple(queries), np.concatenate(query_of), np.concatenate([batch.rows for batch in batches]))
+
+
+def outcomes(
+    tasks: Sequence[Task],
+    values: Sequence[Any],
+    error: BaseException | None,
+    began: float,
+    ended: float,
+    costs: CostModel,
+    health: Health,
+) -> list[Outcome]:
+    """What became of tasks that were called together; cost model and circuit breaker are told."""
+    first = tasks[0]
+    if error is not None:
+        name = first.stage.planned.name
+        logger.warning("stage %r failed: %r", name, error, exc_info=error)
+        health.failed(name, repr(error))
+        return [Outcome(None, error, began, ended) for _ in tasks]
+    costs.observe(first.cost_key, first.work if len(tasks) == 1 else _total(tasks), ended - began)
+    return [Outcome(value, None, began, ended) for value in values]
+
+
+def _total(tasks: Sequence[Task]) -> Work:
+    work = tasks[0].work
+    for task in tasks[1:]:
+        work = work + task.work
+    return work

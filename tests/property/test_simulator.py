@@ -1,0 +1,205 @@
+"""Many queries at once under a virtual clock: random machines, faults, loads; a seed that fails becomes a test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from cascade.cost import Rates
+from cascade.health import CircuitBreaker
+from cascade.simulator import Arrival, NoisySeconds, Record, Simulator, find_failures, poisson, violations
+from cascade.types import Query
+from tests.fakes import (
+    FakeFuser,
+    FakeListwise,
+    FakeReranker,
+    FakeRetriever,
+    all_nan,
+    cascade,
+    costs_of,
+    model,
+    no_fault,
+    raises,
+    stage,
+    varied_lengths,
+    wrong_shape,
+)
+
+PASSAGES = 200
+QUERIES = [Query(f"q{i}", f"question {i}") for i in range(50)]
+
+
+def scenario(seed: int):
+    """A random cascade, machine, load and set of faults."""
+    rng = np.random.default_rng(seed)
+    lengths = varied_lengths(PASSAGES, seed)
+    faults = [no_fault, no_fault, no_fault, raises, all_nan, wrong_shape]
+
+    def budget() -> float:
+        return math.inf if rng.random() < 0.5 else float(rng.uniform(0.001, 0.2))
+
+    def depth(most: int) -> int:
+        return int(rng.integers(1, most))
+
+    def fault():
+        return faults[rng.integers(len(faults))]
+
+    if rng.random() < 0.5:
+        pair = [stage(name, FakeRetriever(PASSAGES, 100, int(rng.integers(9)), fault()), depth(100)) for name in "xy"]
+        first = stage("fused", FakeFuser(fault()), depth(200), retrievers=pair)
+    else:
+        first = stage("bm25", FakeRetriever(PASSAGES, 50), depth(200))
+    policies = ["partial", "skip"]
+    rerankers = [
+        stage(
+            f"s{i}",
+            FakeListwise(lengths) if rng.random() < 0.2 else FakeReranker(lengths, i, fault()),
+            depth(100),
+            budget_s=budget(),
+            on_overrun=policies[rng.integers(2)],
+        )
+        for i in range(rng.integers(1, 4))
+    ]
+    opened = cascade(first, *rerankers, passages=PASSAGES, slack=["carry", "drop"][rng.integers(2)])
+    real = costs_of(opened, Rates(rng.uniform(0, 0.002), 0.0, rng.uniform(1e-6, 5e-5), rng.uniform(0, 1e-7)))
+    slow_from, slow_until = sorted(rng.uniform(0, 5, 2))
+    slowness = float(rng.choice([1.0, 10.0]))
+    seconds = NoisySeconds(
+        real, rng, rng.uniform(0, 0.5), lambda now: slowness if slow_from < now < slow_until else 1.0
+    )
+    simulator = Simulator(
+        opened,
+        model(real, spread=float(rng.uniform(1, 2))),
+        seconds,
+        servers=int(rng.integers(1, 4)),
+        health=CircuitBreaker,
+        cancels=lambda arrival: 0.01 if hash(arrival.at_s) % 10 == 0 else None,
+    )
+    budget_s = math.inf if rng.random() < 0.2 else float(10 ** rng.uniform(-3, 0))
+    arrivals = poisson(QUERIES, float(10 ** rng.uniform(0, 3)), budget_s, rng, 60)
+    return simulator, arrivals, PASSAGES
+
+
+def test_no_random_scenario_breaks_a_promise():
+    assert find_failures(range(60), scenario) == []
+
+
+def test_violations_are_noticed():
+    simulator, arrivals, rows = scenario(1)
+    record = next(record for record in simulator.run(arrivals) if not record.refused)
+    assert violations(record, rows) == []
+    late = Record(record.arrival, record.run.deadline.at + 1.0, record.run)
+    assert violations(late, rows) == ["answered 1.000000 s late"]
+    assert violations(record, 0) == [f"{len(record.order)} candidates of 0"]
+
+
+def simulate(arrivals: Sequence[Arrival], sigma: float = 0.1, factor=lambda now: 1.0, **settings) -> list[Record]:
+    """A retriever and a reranker that would take 0.2 s at full depth."""
+    rng = np.random.default_rng(7)
+    opened = cascade(
+        stage("bm25", FakeRetriever(PASSAGES, 100), 200),
+        stage("ce", FakeReranker(varied_lengths(PASSAGES)), 10),
+        passages=PASSAGES,
+    )
+    real = costs_of(opened)
+    simulator = Simulator(opened, model(real, spread=1.3), NoisySeconds(real, rng, sigma, factor), **settings)
+    return list(simulator.run(arrivals))
+
+
+def serve(rate: float, count: int, budget_s: float = 0.1) -> list[Record]:
+    """Poisson arrivals at that cascade."""
+    return simulate(poisson(QUERIES, rate, budget_s, np.random.default_rng(3), count))
+
+
+def one_by_one(count: int) -> list[Arrival]:
+    """Queries that never meet."""
+    return [Arrival(0.2 * i, QUERIES[i % 50], 0.1) for i in range(count)]
+
+
+def scored(records: list[Record]) -> list[int]:
+    return [record.run.trace.stages[1].scored for record in records if not record.refused]
+
+
+def test_a_lone_query_uses_at_least_four_fifths_of_its_budget():
+    records = simulate(one_by_one(50))
+    used = [record.run.trace.seconds / record.arrival.budget_s for record in records]
+    assert min(used) > 0.8
+    assert float(np.mean(used)) > 0.95
+    assert max(used) <= 1.0
+
+
+def test_queries_that_come_together_share_the_time():
+    depths = scored(simulate([Arrival(i * 1e-4, query, 0.1) for i, query in enumerate(QUERIES[:8])]))
+    assert min(depths) >= 0.6 * max(depths)
+    assert sum(depths) > 60  # of about 95 that one query alone can score in that time
+
+
+def test_a_query_that_comes_just_after_another_is_not_starved():
+    """Once, a query worked on until its own deadline, and whoever entered within its last encoding got nothing."""
+    for rate in (5.0, 20.0):
+        records = serve(rate, 500)
+        assert all(len(record.order) > 0 for record in records)
+        assert min(scored(records)) > 0
+
+
+def test_ten_times_too_many_queries_are_served_or_refused_in_time_and_no_work_is_wasted():
+    peak, overload = (serve(rate, 1000) for rate in (100.0, 1000.0))
+    work_s = [sum(scored(records)) / max(record.answered_s for record in records) for records in (peak, overload)]
+    assert work_s[1] > 0.3 * work_s[0]  # shallower queries pay more fixed costs
+    answered = [record for record in overload if not record.refused and record.order.rows.size]
+    per_s = len(answered) / max(record.answered_s for record in overload)
+    peak_per_s = len(peak) / max(record.answered_s for record in peak)
+    assert per_s > 0.8 * peak_per_s
+    assert all(record.answered_s <= record.run.deadline.at for record in overload)
+    assert any("try again" in record.refused for record in overload)
+
+
+def test_a_machine_turned_ten_times_slower_is_followed_and_forgotten():
+    records = simulate(one_by_one(150), factor=lambda now: 10.0 if 10 < now < 20 else 1.0)
+    before, slow, after = (scored(part) for part in (records[:50], records[55:100], records[105:]))
+    assert 70 < float(np.mean(before)) < 110
+    assert 4 < float(np.mean(slow)) < 15
+    assert float(np.mean(after)) > 0.9 * float(np.mean(before))
+    assert all(record.answered_s <= record.run.deadline.at for record in records)
+
+
+def test_a_withdrawn_query_is_dropped_within_one_batch():
+    rng = np.random.default_rng(1)
+    lengths = varied_lengths(PASSAGES)
+    reranker = FakeReranker(lengths)
+    opened = cascade(stage("bm25", FakeRetriever(PASSAGES), 200), stage("ce", reranker, 10), passages=PASSAGES)
+    real = costs_of(opened)
+    simulator = Simulator(opened, model(real), NoisySeconds(real, rng), cancels=lambda arrival: 0.02)
+    (record,) = simulator.run([Arrival(0.0, QUERIES[0], 0.1)])
+    trace = record.run.trace.stages[1]
+    assert trace.reason == "cancelled"
+    assert record.answered_s == pytest.approx(0.02)
+    assert len(reranker.calls) <= trace.batches + 1
+    assert simulator.clock.now() >= 0.02
+
+
+def test_a_clock_that_jumps_ends_the_stage_and_keeps_what_was_scored():
+    clock_jumps = iter([0.0] * 8 + [3600.0] + [0.0] * 1000)
+    rng = np.random.default_rng(1)
+    lengths = varied_lengths(PASSAGES)
+    opened = cascade(
+        stage("bm25", FakeRetriever(PASSAGES), 200), stage("ce", FakeReranker(lengths), 10), passages=PASSAGES
+    )
+    real = costs_of(opened)
+    plain = NoisySeconds(real, rng)
+    simulator = Simulator(opened, model(real), lambda task, work, now: plain(task, work, now) + next(clock_jumps))
+    first, second = simulator.run([Arrival(0.0, QUERIES[0], 0.1), Arrival(4000.0, QUERIES[1], 0.1)])
+    assert first.answered_s <= 0.1
+    assert 0 < first.run.trace.stages[1].scored < 100
+    assert second.run.trace.stages[1].scored > 60
+
+
+@pytest.mark.slow
+def test_twenty_thousand_queries_are_all_answered_and_none_is_kept():
+    simulator, _, _ = scenario(7)
+    arrivals = poisson(QUERIES, 50.0, 0.1, np.random.default_rng(7), 20_000)
+    assert sum(1 for _ in simulator.run(arrivals)) == 20_000
+    assert simulator.unanswered == 0

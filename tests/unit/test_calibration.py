@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cascade.calibration import Effort, calibrate
+from cascade.clock import VirtualClock
+from cascade.cost import CostModel, Rates, machine
+from cascade.stage import Batch, Work
+from cascade.types import Scores
+from tests.fakes import (
+    FakeFuser,
+    FakeListwise,
+    FakeReranker,
+    FakeRetriever,
+    answer,
+    cascade,
+    raises,
+    stage,
+    varied_lengths,
+)
+
+N = 300
+REAL = Rates(fixed_s=0.002, token_s=2e-5)
+
+
+class Timed(FakeReranker):
+    """Takes the time that ``REAL`` says; the first call compiles for ten seconds."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__(varied_lengths(N))
+        self._clock = clock
+        self._cold = True
+
+    def score(self, batch: Batch) -> Scores:
+        lengths = self._lengths[batch.rows]
+        tokens = float(len(lengths) * lengths.max())
+        self._clock.advance(REAL.seconds(Work(float(len(lengths)), tokens)) + 10.0 * self._cold)
+        self._cold = False
+        return super().score(batch)
+
+
+def timed_cascade(clock: VirtualClock):
+    pair = [stage("x", FakeRetriever(N, 100), 20), stage("y", FakeRetriever(N, 100, 3), 20)]
+    return cascade(
+        stage("rrf", FakeFuser(), 20, retrievers=pair),
+        stage("ce", Timed(clock), 10),
+        stage("llm", FakeListwise(varied_lengths(N)), 5),
+        passages=N,
+    )
+
+
+def test_calibration_finds_what_stages_cost_and_leaves_the_warm_up_out():
+    clock = VirtualClock()
+    profile = calibrate(timed_cascade(clock), clock, quantile=0.9, effort=Effort(stage_s=0.0, least_rounds=4))
+    assert profile.machine == machine()
+    assert profile.quantile == 0.9
+    assert profile.source == "warm-up"
+    cost = profile.costs["ce/score"]
+    work = Work(8.0, 8 * 100.0, 8 * 100.0**2)
+    assert cost.rates.seconds(work) * cost.spread == pytest.approx(REAL.seconds(work), rel=0.1)
+    assert cost.typical_s > 0.002
+    assert cost.samples >= 16
+
+
+class TickingClock(VirtualClock):
+    """Moves on by a millisecond whenever it is read, so that everything takes some time."""
+
+    def now(self) -> float:
+        self.advance(0.001)
+        return super().now()
+
+
+def test_every_stage_and_action_is_measured_and_progress_is_told():
+    told: list[tuple[str, float]] = []
+    clock = TickingClock()
+    profile = calibrate(
+        timed_cascade(clock),
+        clock,
+        quantile=0.99,
+        effort=Effort(stage_s=0.2, least_rounds=2),
+        progress=lambda name, share: told.append((name, share)),
+    )
+    expected = {f"{name}/{action}" for name in "xy" for action in ("encode", "search")}
+    expected |= {"ce/encode", "ce/score", "llm/encode", "llm/window"}
+    assert set(profile.costs) == expected
+    assert {name for name, _ in told} == {"x", "y", "ce", "llm"}
+    assert told[-1] == ("llm", 1.0)
+    assert all(0 <= share <= 1 for _, share in told)
+
+
+def test_a_calibrated_model_plans_a_query_that_ends_in_time():
+    clock = VirtualClock()
+    opened = timed_cascade(clock)
+    model = CostModel(calibrate(opened, clock, quantile=0.9, effort=Effort(0.0, 3)))
+    real = {"ce/score": REAL}
+    rates = {
+        key: real.get(key, Rates())
+        for key in (
+            f"{n}/{a}" for n in ("x", "y", "ce", "llm", "rrf") for a in ("encode", "search", "score", "window", "fuse")
+        )
+    }
+    trace = answer(opened, 0.03, real=rates, known=model).trace
+    assert 0 < trace.stages[1].scored < 20
+    assert trace.overshoot_s < 0.005
+
+
+def test_small_collections_are_measured_too():
+    opened = cascade(
+        stage("bm25", FakeRetriever(1), 1), stage("ce", FakeReranker(np.array([5], np.int32)), 1), passages=1
+    )
+    profile = calibrate(opened, TickingClock(), quantile=0.9, effort=Effort(0.0, 2))
+    assert "ce/score" in profile.costs
+
+
+def test_a_stage_that_cannot_be_measured_is_an_error():
+    opened = cascade(
+        stage("bm25", FakeRetriever(N), 10), stage("ce", FakeReranker(varied_lengths(N), fault=raises), 5), passages=N
+    )
+    with pytest.raises(RuntimeError, match="out of memory"):
+        calibrate(opened, TickingClock(), quantile=0.9, effort=Effort(0.0, 2))

@@ -1,0 +1,458 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from cascade.clock import Deadline, VirtualClock
+from cascade.cost import Rates
+from cascade.engine import QueryRun
+from cascade.errors import Cancelled, DeadlineExceeded, StageError
+from cascade.health import CircuitBreaker
+from cascade.tasks import Outcome
+from cascade.types import Candidates
+from tests.fakes import (
+    QUERY,
+    FakeFuser,
+    FakeListwise,
+    FakeReranker,
+    FakeRetriever,
+    all_nan,
+    answer,
+    cascade,
+    costs_of,
+    model,
+    raises,
+    relevance,
+    stage,
+    varied_lengths,
+    wrong_shape,
+)
+
+N = 100
+LENGTHS = varied_lengths(N)
+
+
+def two_stages(reranker=None, **settings):
+    """Retrieves 50 of 100 passages, scores them, returns 10."""
+    opened = FakeReranker(LENGTHS) if reranker is None else reranker
+    return cascade(stage("bm25", FakeRetriever(N, 25), 50), stage("ce", opened, 10, **settings), passages=N)
+
+
+def by(seed: int, rows) -> list[int]:
+    rows = np.asarray(rows, np.int32)
+    return rows[np.argsort(-relevance(seed, rows), kind="stable")].tolist()
+
+
+def test_without_a_budget_every_stage_does_everything():
+    run = answer(two_stages())
+    first = by(1, np.arange(N))[:50]
+    assert run.passed_by(0).rows.tolist() == first
+    assert run.passed_by(1).rows.tolist() == by(2, first)[:10]
+    assert [hit.stage for hit in run.result()] == ["ce"] * 10
+    assert not run.trace.degraded
+    assert [trace.reason for trace in run.trace.stages] == ["complete", "complete"]
+
+
+def test_what_was_scored_comes_first_the_rest_in_its_earlier_order():
+    run = answer(two_stages(), 0.03)
+    trace = run.trace.stages[1]
+    assert 5 < trace.scored < 50
+    assert trace.reason == "budget"
+    assert trace.detail == f"{trace.scored} of 50 candidates scored"
+    first = run.passed_by(0).rows.tolist()
+    assert run.order_after(1).rows.tolist()[:50] == by(2, first[: trace.scored]) + first[trace.scored :]
+    assert run.result().degraded
+
+
+def test_asking_for_more_than_the_last_stage_passes_on_appends_what_was_cut():
+    run = answer(two_stages())
+    hits = run.result(top_k=60).hits
+    assert len(hits) == 50
+    assert [hit.stage for hit in hits[:50]] == ["ce"] * 50
+    assert len({hit.doc_id for hit in hits}) == 50
+    assert len(run.result(top_k=0)) == 0
+
+
+@pytest.mark.parametrize("budget_s", [0.0, 0.001, 0.002, 0.003, 0.005])
+def test_tiny_budgets_are_kept_and_the_trace_says_what_was_left_out(budget_s):
+    run = answer(two_stages(), budget_s)
+    assert run.trace.overshoot_s == 0.0
+    assert run.trace.degraded
+    assert len(run.trace.stages) == 2
+    assert all(trace.detail or trace.received == 0 for trace in run.trace.stages if trace.reason != "complete")
+    run.result()
+
+
+def test_given_candidates_are_reranked_and_retrievers_passed_over():
+    given = Candidates.unscored(np.array([7, 3, 9], np.int32))
+    run = answer(two_stages(), candidates=given)
+    assert [trace.name for trace in run.trace.stages] == ["ce"]
+    assert run.order_after(0).rows.tolist() == by(2, [7, 3, 9])
+
+
+def test_no_candidates_give_an_empty_answer():
+    run = answer(two_stages(), candidates=Candidates.empty())
+    assert run.result().hits == ()
+    assert not run.trace.degraded
+
+
+# What a stage does when its time ends
+
+
+def test_skip_leaves_no_sign_of_the_stage_and_spends_nothing_on_it():
+    reranker = FakeReranker(LENGTHS)
+    run = answer(two_stages(reranker, on_overrun="skip"), 0.03)
+    trace = run.trace.stages[1]
+    assert reranker.calls == []
+    assert trace.reason == "skipped"
+    assert trace.detail.startswith("only ")
+    assert run.passed_by(1).rows.tolist() == run.passed_by(0).rows.tolist()[:10]
+
+
+def test_skip_on_a_machine_slower_than_predicted_throws_its_scores_away():
+    run = answer(two_stages(on_overrun="skip"), 0.08, factor=3.0)
+    assert run.trace.stages[1].reason == "budget"
+    assert run.trace.stages[1].scored > 0
+    assert run.passed_by(1).rows.tolist() == run.passed_by(0).rows.tolist()[:10]
+
+
+def test_skip_runs_what_fits():
+    assert answer(two_stages(on_overrun="skip"), 1.0).trace.stages[1].reason == "complete"
+
+
+def test_fail_raises_with_the_ranking_so_far():
+    run = answer(two_stages(on_overrun="fail"), 0.03)
+    with pytest.raises(DeadlineExceeded, match=r"stage 'ce' ran out of time .*on_overrun: fail") as caught:
+        run.result()
+    ranking = caught.value.ranking
+    assert len(ranking) == 10
+    assert ranking.trace.stages[1].scored > 0
+
+
+def test_fail_raises_even_where_the_stage_never_began():
+    run = answer(two_stages(on_overrun="fail"), 0.001)
+    with pytest.raises(DeadlineExceeded):
+        run.result()
+
+
+# What a stage's time is
+
+
+def test_slack_is_carried_to_later_stages_or_dropped():
+    def stages(slack: str):
+        opened = cascade(
+            stage("bm25", FakeRetriever(N), 50, budget_s=0.05),
+            stage("ce", FakeReranker(LENGTHS), 10, budget_s=0.02),
+            passages=N,
+            slack=slack,
+        )
+        return answer(opened).trace.stages
+
+    assert stages("drop")[1].budget_s == pytest.approx(0.02)
+    first, second = stages("carry")
+    assert first.slack_s == pytest.approx(0.05 - first.seconds)
+    assert second.budget_s == pytest.approx(0.02 + first.slack_s)
+
+
+def test_a_stage_leaves_its_successors_the_least_that_they_need():
+    opened = cascade(
+        stage("bm25", FakeRetriever(N), 50),
+        stage("slow", FakeReranker(LENGTHS), 20),
+        stage("last", FakeReranker(LENGTHS, seed=9), 10),
+        passages=N,
+    )
+    trace = answer(opened, 0.03).trace
+    assert trace.stages[1].reason == "budget"
+    assert trace.stages[2].scored >= 1
+    assert trace.overshoot_s == 0
+
+
+def test_batches_take_about_a_tenth_of_the_stage_and_four_fifths_of_it_are_used():
+    reranker = FakeReranker(LENGTHS)
+    trace = answer(two_stages(reranker), 0.04).trace
+    assert trace.stages[1].batches >= 8
+    assert trace.seconds > 0.8 * 0.04
+
+
+def test_time_that_was_predicted_and_not_needed_goes_to_more_candidates():
+    opened = two_stages()
+    pessimist = model(costs_of(opened), spread=2.0)
+    trace = answer(opened, 0.04, known=pessimist).trace
+    assert trace.stages[1].scored > 1.5 * trace.stages[1].planned
+    assert trace.seconds > 0.8 * 0.04
+
+
+def test_a_stage_turned_ten_times_slower_ends_on_time_within_one_batch():
+    opened = two_stages()
+    trace = answer(opened, 0.1, factor=10.0).trace
+    assert trace.stages[1].reason == "budget"
+    assert trace.seconds < 0.1 + 10 * 0.01
+
+
+def test_a_stage_that_was_priced_out_comes_back():
+    opened = two_stages()
+    costs = model(costs_of(opened))
+    for _ in range(3):
+        answer(opened, known=costs, factor=100.0)
+    assert answer(opened, 0.02, known=costs).trace.stages[1].scored == 0
+    depths = [answer(opened, 0.02, known=costs).trace.stages[1].scored for _ in range(50)]
+    assert depths[-1] > 8
+
+
+# Listwise
+
+
+def test_a_window_that_does_not_fit_whole_is_not_begun():
+    listwise = FakeListwise(np.full(N, 50, np.int32), window=10)
+    opened = cascade(stage("bm25", FakeRetriever(N), 50), stage("llm", listwise, 10), passages=N)
+    rates = costs_of(opened, Rates(fixed_s=0.002, token_s=1e-5))  # 7 ms a window
+    trace = answer(opened, 0.02, real=rates).trace.stages[1]
+    assert (trace.planned, trace.scored, trace.batches) == (20, 20, 2)
+    assert [len(rows) for rows in listwise.calls] == [10, 10]
+    assert answer(opened, 0.007, real=rates).trace.stages[1].reason == "skipped"
+    assert len(listwise.calls) == 2
+
+
+# Retrievers
+
+
+def test_a_retriever_keeps_the_ranges_it_had_time_for():
+    opened = cascade(stage("bm25", FakeRetriever(N, 10), 50), passages=N)
+    rates = costs_of(opened) | {"bm25/search": Rates(fixed_s=0.001)}
+    run = answer(opened, 0.005, real=rates)
+    trace = run.trace.stages[0]
+    assert (trace.received, trace.planned, trace.scored, trace.reason) == (100, 40, 40, "budget")
+    assert run.order_after(0).rows.tolist() == by(1, np.arange(40))
+
+
+def test_a_fusion_goes_on_with_what_its_retrievers_give():
+    def fused(fault):
+        pair = [stage("x", FakeRetriever(N, 25, 1, fault), 30), stage("y", FakeRetriever(N, 25, 2), 30)]
+        return cascade(stage("rrf", FakeFuser(), 40, retrievers=pair), passages=N)
+
+    whole, halved = answer(fused(lambda value: value)), answer(fused(raises))
+    assert whole.trace.stages[0].reason == "complete"
+    assert [trace.name for trace in whole.trace.stages[0].retrievers] == ["x", "y"]
+    assert whole.retrieved["y"].rows.tolist() == by(2, np.arange(N))[:30]
+    assert halved.trace.stages[0].retrievers[0].reason == "failed"
+    assert halved.trace.degraded
+    assert halved.order_after(0).rows.tolist() == by(2, np.arange(N))[:30]
+
+
+@pytest.mark.parametrize("fault", [raises, wrong_shape, lambda value: (value[0][1:], value[1][1:]), lambda value: None])
+def test_a_fuser_that_fails_loses_no_candidate(fault):
+    pair = [stage("x", FakeRetriever(N, 25, 1), 30), stage("y", FakeRetriever(N, 25, 2), 30)]
+    run = answer(cascade(stage("rrf", FakeFuser(fault), 100, retrievers=pair), passages=N))
+    expected = {*by(1, np.arange(N))[:30], *by(2, np.arange(N))[:30]}
+    assert set(run.order_after(0).rows.tolist()) == expected
+    assert run.trace.stages[0].reason == "failed"
+
+
+# Stages that fail
+
+
+@pytest.mark.parametrize(
+    ("fault", "detail"),
+    [
+        (raises, "RuntimeError: out of memory"),
+        (wrong_shape, "ValueError: expected"),
+        (lambda value: None, "expected"),
+        (lambda value: ["a"] * len(value), "ValueError"),
+        (lambda value: value[:, None], "expected"),
+    ],
+)
+def test_a_stage_that_fails_leaves_the_earlier_order(fault, detail):
+    run = answer(two_stages(FakeReranker(LENGTHS, fault=fault)))
+    trace = run.trace.stages[1]
+    assert trace.reason == "failed"
+    assert detail in trace.detail
+    assert run.result().degraded
+    assert run.passed_by(1).rows.tolist() == run.passed_by(0).rows.tolist()[:10]
+
+
+def test_a_stage_that_fails_late_does_not_leave_half_its_scores():
+    calls = iter(range(100))
+    fails_third = FakeReranker(LENGTHS, batch_tokens=500, fault=lambda v: raises(v) if next(calls) == 2 else v)
+    run = answer(two_stages(fails_third))
+    assert run.trace.stages[1].batches == 3
+    assert run.passed_by(1).rows.tolist() == run.passed_by(0).rows.tolist()[:10]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e300])
+def test_scores_that_are_not_finite_are_quarantined(bad):
+    def spoil(scores):
+        spoilt = scores.astype(np.float64)
+        spoilt[0] = bad
+        return spoilt
+
+    run = answer(two_stages(FakeReranker(LENGTHS, fault=spoil)))
+    trace = run.trace.stages[1]
+    assert trace.quarantined == trace.batches > 0
+    assert trace.scored == 50 - trace.quarantined
+    assert trace.degraded
+    order = run.order_after(1)
+    assert np.isfinite(order.scores).all()
+    assert sorted(order.rows.tolist()) == sorted(run.passed_by(0).rows.tolist())
+
+
+def test_nothing_but_nan_is_the_earlier_order():
+    run = answer(two_stages(FakeReranker(LENGTHS, fault=all_nan)))
+    assert run.trace.stages[1].quarantined == 50
+    assert run.passed_by(1).rows.tolist() == run.passed_by(0).rows.tolist()[:10]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        raises,
+        wrong_shape,
+        lambda value: (value[0] + 1000, value[1]),
+        lambda value: (value[0] * 0 + value[0][0], value[1]),
+        lambda value: (value[0].astype(float), value[1]),
+        lambda value: None,
+    ],
+)
+def test_a_retriever_that_fails_gives_an_empty_answer_not_an_exception(fault):
+    opened = cascade(
+        stage("bm25", FakeRetriever(N, 25, fault=fault), 50), stage("ce", FakeReranker(LENGTHS), 10), passages=N
+    )
+    run = answer(opened)
+    assert run.trace.stages[0].reason == "failed"
+    assert run.result().hits == ()
+
+
+def test_on_error_fail_raises():
+    run = answer(two_stages(FakeReranker(LENGTHS, fault=raises), on_error="fail"))
+    with pytest.raises(StageError, match="stage 'ce' failed: RuntimeError: out of memory; its settings say on_error"):
+        run.result()
+
+
+def test_a_stage_that_keeps_failing_is_left_out():
+    clock = VirtualClock()
+    health = CircuitBreaker(clock)
+    for fault in (raises, all_nan, wrong_shape):
+        reranker = FakeReranker(LENGTHS, fault=fault)
+        opened = two_stages(reranker)
+        for _ in range(5):
+            run = answer(opened, health=health, clock=clock)
+        assert run.trace.stages[1].reason == "skipped"
+        assert "left out" in run.trace.stages[1].detail
+        clock.advance(1000)
+        reranker.fault = lambda value: value
+        assert answer(opened, health=health, clock=clock).trace.stages[1].reason == "complete"
+
+
+def test_a_stage_left_out_fails_the_query_where_the_settings_want_no_answer_without_it():
+    clock = VirtualClock()
+    health = CircuitBreaker(clock)
+    health.failed("ce", "hung", hung=True)
+    run = answer(two_stages(on_error="fail"), health=health, clock=clock)
+    with pytest.raises(StageError, match="left out for"):
+        run.result()
+
+
+def test_a_fault_of_the_engine_reaches_the_caller_and_ends_the_run():
+    class Broken:
+        def blocked(self, stage: str) -> str:
+            raise LookupError("a bug")
+
+    run = answer(two_stages(), health=Broken())
+    assert run.done
+    with pytest.raises(LookupError, match="a bug"):
+        run.result()
+
+
+# Ended from outside
+
+
+def started(budget_s: float = math.inf, steps: int = 3, **settings):
+    opened = two_stages(**settings)
+    clock = VirtualClock()
+    run = QueryRun(opened, QUERY, clock=clock, deadline=Deadline.after(clock, budget_s), costs=model(costs_of(opened)))
+    task = run.start()
+    for _ in range(steps):
+        began = clock.now()
+        clock.advance(0.001)
+        task = run.advance(Outcome(task.call(), None, began, clock.now()))
+    return run, clock
+
+
+@pytest.mark.parametrize("steps", range(10))
+def test_an_abandoned_run_is_complete_at_every_step(steps):
+    run, _ = started(1.0, steps)
+    run.abandon("budget", "the deadline came")
+    assert run.done
+    assert run.pending is None
+    assert len(run.trace.stages) == 2
+    assert run.result().degraded
+    assert run.advance(Outcome(None, None, 0.0, 0.0)) is None
+    run.abandon("cancelled")
+    assert run.result().degraded
+
+
+def test_a_withdrawn_run_raises_cancelled():
+    run, _ = started()
+    run.abandon("cancelled", "withdrawn by the caller")
+    with pytest.raises(Cancelled, match="withdrawn"):
+        run.result()
+
+
+def test_a_task_not_started_in_time_makes_its_stage_decide_anew():
+    run, clock = started(0.05, steps=7)
+    assert run.pending.action == "score"
+    clock.advance(0.03)
+    assert run.advance(None) is None or run.pending.predicted_s <= 0.05
+    run2, clock2 = started(0.05, steps=7)
+    clock2.advance(1.0)
+    assert run2.advance(None) is None
+    assert run2.trace.stages[1].reason == "budget"
+
+
+def test_waiting_is_counted_for_the_query_and_its_stage():
+    opened = two_stages()
+    clock = VirtualClock()
+    run = QueryRun(opened, QUERY, clock=clock, deadline=Deadline.never(), costs=model(costs_of(opened)))
+    task = run.start()
+    clock.advance(2.0)
+    while task is not None:
+        began = clock.now()
+        clock.advance(0.001)
+        if task.action == "score":
+            clock.advance(0.5)
+            began += 0.5
+        task = run.advance(Outcome(task.call(), None, began, clock.now()))
+    trace = run.trace
+    assert trace.waited_s == pytest.approx(2.0)
+    assert trace.stages[0].waited_s == pytest.approx(2.0)
+    assert trace.stages[1].waited_s == pytest.approx(0.5 * trace.stages[1].batches)
+    assert trace.seconds == pytest.approx(clock.now())
+
+
+def test_a_query_that_must_yield_ends_early_and_says_so():
+    opened = two_stages()
+    clock = VirtualClock()
+    run = QueryRun(opened, QUERY, clock=clock, deadline=Deadline.after(clock, 1.0), costs=model(costs_of(opened)))
+    run.yield_at = 0.02
+    task = run.start()
+    while task is not None:
+        began = clock.now()
+        clock.advance(task.predicted_s)
+        task = run.advance(Outcome(task.call(), None, began, clock.now()))
+    assert clock.now() <= 0.02
+    assert 0 < run.trace.stages[1].scored < 50
+    assert run.trace.stages[1].reason == "budget"
+
+
+def test_a_limited_query_runs_its_first_stage_only():
+    opened = two_stages()
+    clock = VirtualClock()
+    run = QueryRun(opened, QUERY, clock=clock, deadline=Deadline.never(), costs=model(costs_of(opened)))
+    run.limit_stages(1, "too much work is waiting")
+    task = run.start()
+    while task is not None:
+        task = run.advance(Outcome(task.call(), None, clock.now(), clock.now()))
+    assert [trace.reason for trace in run.trace.stages] == ["complete", "skipped"]
+    assert run.trace.stages[1].detail == "too much work is waiting"
+    assert len(run.result()) == 10

@@ -1,0 +1,367 @@
+"""Real threads; time is virtual or stands still, and events decide who waits for whom. Timeouts guard the suite."""
+
+from __future__ import annotations
+
+import math
+import threading
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+
+from cascade.clock import Deadline, MonotonicClock, VirtualClock
+from cascade.cost import CostModel
+from cascade.engine import QueryRun
+from cascade.errors import Cancelled, CascadeError, Overloaded
+from cascade.executor import HUNG_FACTOR, HUNG_UNKNOWN_S, Executor, hangs
+from cascade.tasks import OpenedCascade
+from cascade.types import Query
+from cascade.workqueue import WorkQueue, admit
+from tests.fakes import (
+    QUERY,
+    FakeReranker,
+    FakeRetriever,
+    Hangs,
+    answer,
+    cascade,
+    costs_of,
+    model,
+    no_fault,
+    stage,
+    varied_lengths,
+)
+
+GUARD_S = 60.0
+N = 100
+LENGTHS = varied_lengths(N)
+
+
+def two_stages(fault=no_fault, **settings) -> OpenedCascade:
+    reranker = FakeReranker(LENGTHS, fault=fault, batch_tokens=1000)
+    return cascade(stage("bm25", FakeRetriever(N, 50), 50), stage("ce", reranker, 10, **settings), passages=N)
+
+
+class Bench:
+    """An executor under a clock that stands still unless told otherwise."""
+
+    def __init__(self, opened: OpenedCascade, clock=None, **settings) -> None:
+        self.opened = opened
+        self.clock = VirtualClock() if clock is None else clock
+        self.costs: CostModel = model(costs_of(opened))
+        self.executor = Executor(self.costs, clock=self.clock, **settings)
+
+    def run(self, budget_s: float = math.inf, query: Query = QUERY) -> QueryRun:
+        return QueryRun(
+            self.opened,
+            query,
+            clock=self.clock,
+            deadline=Deadline.after(self.clock, budget_s),
+            costs=self.costs,
+            health=self.executor.health,
+        )
+
+
+@pytest.fixture
+def bench():
+    made: list[Bench] = []
+
+    def make(opened: OpenedCascade, **settings) -> Bench:
+        made.append(Bench(opened, **settings))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.executor.close(drain_s=0.0)
+
+
+def finished(future: Future[None]) -> bool:
+    return future.result(GUARD_S) is None
+
+
+def test_a_query_is_answered_as_by_the_engine_alone(bench):
+    opened = two_stages()
+    made = bench(opened)
+    ticket = made.executor.submit(made.run())
+    ticket.wait()
+    assert ticket.run.result().hits == answer(opened).result().hits
+
+
+def test_many_queries_on_many_workers_are_all_answered(bench):
+    opened = two_stages()
+    made = bench(opened, workers=4)
+    tickets = [made.executor.submit(made.run(query=Query(f"q{i}", "?"))) for i in range(200)]
+    expected = answer(opened).result().hits
+    for ticket in tickets:
+        assert finished(ticket.future)
+        assert ticket.run.result().hits == expected
+    assert made.executor.queued_s() == 0.0
+
+
+def test_waiting_batches_of_one_stage_are_scored_together(bench):
+    gate = Hangs()
+    reranker = FakeReranker(np.full(N, 50, np.int32), batch_tokens=100_000)
+    blocker = cascade(stage("other", FakeRetriever(N, fault=gate), 5), passages=N)
+    opened = cascade(stage("bm25", FakeRetriever(N), 20), stage("ce", reranker, 10), passages=N)
+    made = bench(opened)
+    blocking = QueryRun(blocker, QUERY, clock=made.clock, deadline=Deadline.never(), costs=made.costs)
+    first = made.executor.submit(blocking)
+    assert gate.entered.wait(GUARD_S)
+    tickets = [made.executor.submit(made.run()) for _ in range(5)]
+    gate.release.set()
+    assert all(finished(ticket.future) for ticket in [first, *tickets])
+    assert max(len(rows) for rows in reranker.calls) == 100
+    alone = answer(opened).result().hits
+    assert all(ticket.run.result().hits == alone for ticket in tickets)
+
+
+def test_the_most_urgent_query_goes_first(bench):
+    gate = Hangs()
+    order: list[str] = []
+
+    class Noting(FakeRetriever):
+        def encode_query(self, query: Query) -> str:
+            order.append(query.query_id)
+            if query.query_id == "gate":
+                gate(None)
+            return query.text
+
+    opened = cascade(stage("bm25", Noting(N), 5), passages=N)
+    made = bench(opened)
+    tickets = [made.executor.submit(made.run(query=Query("gate", "?")))]
+    assert gate.entered.wait(GUARD_S)
+    for name, budget_s in (("never", math.inf), ("late", 9.0), ("soon", 1.0), ("middle", 5.0)):
+        tickets.append(made.executor.submit(made.run(budget_s, Query(name, "?"))))
+    gate.release.set()
+    assert all(finished(ticket.future) for ticket in tickets)
+    assert order == ["gate", "soon", "middle", "late", "never"]
+
+
+def test_expired_work_is_dropped_before_it_is_scored(bench):
+    gate = Hangs()
+    opened = two_stages(fault=gate)
+    made = bench(opened)
+    first = made.executor.submit(made.run())
+    assert gate.entered.wait(GUARD_S)
+    waiting = made.executor.submit(made.run(1.0))
+    made.clock.advance(1.5)
+    gate.release.set()
+    assert finished(waiting.future)
+    assert finished(first.future)
+    assert waiting.run.trace.stages[0].reason == "skipped"
+    assert waiting.run.trace.stages[0].batches == 0
+    assert waiting.run.trace.waited_s == pytest.approx(1.5)
+
+
+def test_a_hung_stage_is_abandoned_at_the_deadline_from_outside(bench):
+    gate = Hangs()
+    made = bench(two_stages(fault=gate), clock=MonotonicClock())
+    made.costs.replace(model({}).profile)
+    ticket = made.executor.submit(made.run(0.2))
+    assert gate.entered.wait(GUARD_S)
+    ticket.wait()
+    ranking = ticket.run.result()
+    gate.release.set()
+    assert len(ranking) == 10
+    assert ranking.degraded
+    assert ranking.trace.stages[1].reason == "budget"
+    assert ranking.trace.stages[1].detail == "still in score when the deadline came"
+
+
+def test_a_hung_worker_is_replaced_and_its_query_goes_on_without_the_stage(bench):
+    gate = Hangs()
+    made = bench(two_stages(fault=gate))
+    ticket = made.executor.submit(made.run())
+    assert gate.entered.wait(GUARD_S)
+    made.clock.advance(3600.0)
+    made.executor.replace_hung()
+    assert finished(ticket.future)
+    trace = ticket.run.trace.stages[1]
+    assert trace.reason == "failed"
+    assert "no answer from one score task" in trace.detail
+    assert len(ticket.run.result()) == 10
+    after = made.executor.submit(made.run())
+    assert finished(after.future)
+    assert "left out" in after.run.trace.stages[1].detail
+    gate.release.set()
+    made.clock.advance(3600.0)
+    recovered = made.executor.submit(made.run())
+    assert finished(recovered.future)
+    assert recovered.run.trace.stages[1].reason == "complete"
+
+
+def test_what_a_retired_worker_brings_back_is_ignored(bench):
+    gate = Hangs()
+    made = bench(two_stages(fault=gate))
+    ticket = made.executor.submit(made.run())
+    assert gate.entered.wait(GUARD_S)
+    made.clock.advance(3600.0)
+    made.executor.replace_hung()
+    assert finished(ticket.future)
+    before = ticket.run.trace.to_json()
+    gate.release.set()
+    made.executor.close()
+    assert ticket.run.trace.to_json() == before
+
+
+def test_a_task_hangs_after_many_times_its_prediction():
+    opened = two_stages()
+    run = QueryRun(opened, QUERY, clock=VirtualClock(), deadline=Deadline.never(), costs=model(costs_of(opened)))
+    task = run.start()
+    assert task is not None
+    assert not hangs(task, 1.0)
+    assert hangs(task, 2.1)
+    assert not hangs(task._replace(predicted_s=1.0), HUNG_FACTOR - 0.1)
+    assert hangs(task._replace(predicted_s=1.0), HUNG_FACTOR + 0.1)
+    assert not hangs(task._replace(predicted_s=0.0), HUNG_UNKNOWN_S - 1)
+
+
+def test_a_worker_survives_whatever_a_stage_raises(bench):
+    def exits(value: object) -> object:
+        raise SystemExit("a stage that thinks it is a program")
+
+    made = bench(two_stages(fault=exits))
+    for _ in range(2):
+        ticket = made.executor.submit(made.run())
+        assert finished(ticket.future)
+        assert "SystemExit" in ticket.run.trace.stages[1].detail
+
+
+def test_a_withdrawn_query_is_dropped_within_one_batch(bench):
+    gate = Hangs()
+    reranker = FakeReranker(LENGTHS, fault=gate, batch_tokens=500)
+    opened = cascade(stage("bm25", FakeRetriever(N, 50), 50), stage("ce", reranker, 10), passages=N)
+    made = bench(opened)
+    ticket = made.executor.submit(made.run())
+    assert gate.entered.wait(GUARD_S)
+    ticket.cancel()
+    gate.release.set()
+    made.executor.close()
+    assert len(reranker.calls) == 1
+    with pytest.raises(Cancelled, match="withdrawn"):
+        ticket.run.result()
+
+
+def test_a_waiter_is_woken_when_its_query_is_withdrawn_by_another_thread(bench):
+    gate = Hangs()
+    made = bench(two_stages(fault=gate))
+    ticket = made.executor.submit(made.run())
+    assert gate.entered.wait(GUARD_S)
+    waiter = threading.Thread(target=ticket.wait)
+    waiter.start()
+    ticket.cancel()
+    waiter.join(GUARD_S)
+    assert not waiter.is_alive()
+    gate.release.set()
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back(bench):
+    gate = Hangs()
+    made = bench(two_stages(fault=gate), max_waiting=2)
+    tickets = [made.executor.submit(made.run())]
+    assert gate.entered.wait(GUARD_S)
+    tickets += [made.executor.submit(made.run()) for _ in range(2)]
+    with pytest.raises(Overloaded, match="2 queries are waiting") as caught:
+        made.executor.submit(made.run())
+    assert caught.value.retry_after_s > 0
+    tickets[1].cancel()
+    tickets.append(made.executor.submit(made.run()))
+    gate.release.set()
+    assert finished(tickets[-1].future)
+
+
+def test_closing_lets_queries_end_and_refuses_new_ones(bench):
+    made = bench(two_stages(), workers=2)
+    tickets = [made.executor.submit(made.run()) for _ in range(20)]
+    made.executor.close(GUARD_S)
+    assert all(len(ticket.run.result()) == 10 for ticket in tickets)
+    with pytest.raises(CascadeError, match="closed"):
+        made.executor.submit(made.run())
+    made.executor.close()
+
+
+def test_closing_without_time_drops_what_is_unanswered(bench):
+    gate = Hangs()
+    made = bench(two_stages(fault=gate))
+    tickets = [made.executor.submit(made.run()) for _ in range(3)]
+    assert gate.entered.wait(GUARD_S)
+    threading.Timer(0.0, gate.release.set).start()
+    made.executor.close(drain_s=0.0)
+    for ticket in tickets:
+        assert finished(ticket.future)
+        with pytest.raises(Cancelled, match="closed"):
+            ticket.run.result()
+
+
+# The queue by itself
+
+
+def queue_of(*budgets_s: float, opened: OpenedCascade | None = None):
+    opened = two_stages() if opened is None else opened
+    clock, costs = VirtualClock(), model(costs_of(opened))
+    queue: WorkQueue[int] = WorkQueue(costs)
+    for number, budget_s in enumerate(budgets_s):
+        run = QueryRun(opened, QUERY, clock=clock, deadline=Deadline(budget_s), costs=costs)
+        entry = queue.enter(run, number)
+        run.start()
+        queue.push(entry)
+    return queue, clock
+
+
+def test_the_queue_takes_by_deadline_and_ties_in_turn():
+    queue, clock = queue_of(2.0, 1.0, 2.0, math.inf)
+    assert [queue.take(clock.now())[0].token for _ in range(4)] == [1, 0, 2, 3]
+    assert queue.take(clock.now()) == []
+
+
+def test_demand_counts_the_least_of_those_due_before():
+    queue, _ = queue_of(2.0, 1.0, math.inf)
+    one, two, three = (queue.demand_s(deadline) for deadline in (1.0, 2.0, math.inf))
+    assert 0 < one < two < three
+    assert three == pytest.approx(3 * one)
+
+
+def test_a_lone_query_may_use_all_its_time_and_two_share_it():
+    queue, clock = queue_of(1.0)
+    (entry,) = queue.take(clock.now())
+    assert queue.share_end(entry, 0.0) == math.inf
+    queue, clock = queue_of(1.0, 1.1)
+    (entry,) = queue.take(clock.now())
+    assert queue.share_end(entry, 0.0) == pytest.approx(0.55)
+
+
+def test_answered_queries_are_forgotten():
+    queue, clock = queue_of(1.0, 2.0)
+    (entry,) = queue.take(clock.now())
+    entry.run.abandon()
+    queue.leave(entry)
+    queue.leave(entry)
+    assert queue.unanswered == 1
+    (other,) = queue.take(clock.now())
+    queue.push(other)
+    other.run.abandon()
+    assert queue.take(clock.now()) == []
+    assert queue.unanswered == 0
+
+
+def limited(queued_s: float, budget_s: float, overload: str = "degrade") -> QueryRun:
+    opened = two_stages()
+    clock = VirtualClock()
+    run = QueryRun(opened, QUERY, clock=clock, deadline=Deadline.after(clock, budget_s), costs=model(costs_of(opened)))
+    admit(run, queued_s, clock.now(), overload)
+    return run
+
+
+def test_admission_keeps_limits_or_refuses():
+    assert limited(0.01, 1.0)._limit == 2
+    whole_s, first_s = limited(0.0, 1.0).minimum_s(), limited(0.0, 1.0).minimum_s(stages=1)
+    assert first_s < whole_s
+    assert limited(0.01, 0.01 + first_s + 0.0006)._limit == 1
+    with pytest.raises(Overloaded, match="try again in") as caught:
+        limited(0.01, 0.01 + first_s + 0.0006, "refuse")
+    assert caught.value.retry_after_s == pytest.approx(whole_s - first_s - 0.0001)
+    with pytest.raises(Overloaded):
+        limited(0.01, 0.009)
+
+
+def test_an_empty_queue_refuses_nobody():
+    assert limited(0.0, 0.0)._limit == 2
