@@ -1,0 +1,426 @@
+"""``Cascade``: the engine as a Python object."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, TypeAlias
+
+import numpy as np
+
+from cascade import scheduler
+from cascade.calibration import WARM_UP, calibrate
+from cascade.clock import Clock, Deadline, MonotonicClock
+from cascade.cost import CostModel, CostProfile
+from cascade.engine import FINISH_S, QueryRun
+from cascade.errors import BadIndex, InputError, Overloaded
+from cascade.executor import Executor, Ticket
+from cascade.index import BuildProgress, Corpus, Index, Manifest, MemoryPassages, build_index
+from cascade.load import load_config
+from cascade.opening import LoadedStages, with_budget
+from cascade.planner import Plan, plan
+from cascade.registry import Registry
+from cascade.schema import CascadeConfig
+from cascade.stage import Context
+from cascade.tasks import OpenedCascade
+from cascade.types import Candidates, Document, Query, Ranking
+
+logger = logging.getLogger(__name__)
+
+MAX_QUERY_CHARACTERS = 1_000_000
+MAX_PASSAGES = 10_000
+MAX_PASSAGE_CHARACTERS = 10_000_000
+FOREVER_S = 30 * 24 * 3600.0
+"""A budget from here on is none: operating systems cannot wait for any number of seconds."""
+MOST_BUDGETS = 64
+AT_ONCE = 64
+COSTS_FILE = "costs.json"
+
+
+class _FromConfig:
+    """The type of ``FROM_CONFIG``."""
+
+    def __repr__(self) -> str:
+        return "FROM_CONFIG"
+
+
+FROM_CONFIG: Final = _FromConfig()
+"""Stands for the budget that the configuration states."""
+
+Budget: TypeAlias = float | _FromConfig | None
+"""Milliseconds; None for no limit, which runs every stage at full depth; ``FROM_CONFIG`` for the configured one."""
+
+
+class Cascade:
+    """A multi-stage ranking engine: retrieves, reranks stage by stage, and answers on time.
+
+    Thread-safe: share one among all threads. Close it, or use it as a context manager, to stop its worker.
+
+    >>> engine = Cascade.from_yaml("configs/default.yaml", index="idx")  # doctest: +SKIP
+    >>> engine.search("how to prevent heart attacks?", top_k=10, budget_ms=80)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        config: CascadeConfig,
+        *,
+        index: Index | None = None,
+        costs: CostProfile | None = None,
+        workers: int = 1,
+        threads: int | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Loads the models and opens them over the index.
+
+        Args:
+            config: a checked configuration.
+            index: what ``search`` looks in; without one there is only ``rerank``.
+            costs: what this machine's work costs; by default the index's own profile from ``cascade calibrate``, or
+                else a short measurement now, if the configuration has a budget.
+            workers: tasks executed at the same time.
+            threads: threads of each task; by default the cores divided among the workers.
+            clock: time; the machine's by default.
+
+        Raises:
+            ModelError: when a model cannot be loaded.
+            IndexMismatch: when the index was built with other models or settings.
+        """
+        self.config = config
+        self.plan: Plan = plan(config)
+        self.index = index
+        self._clock: Clock = MonotonicClock() if clock is None else clock
+        threads = max(1, _cores() // workers) if threads is None else threads
+        self._stages = LoadedStages(self.plan, Context(config.folder), threads)
+        self._opened: OpenedCascade | None = None
+        self._scaled: dict[float, OpenedCascade] = {}
+        if index is None:
+            self._stages.open_texts(MemoryPassages([]))  # so that the first query does not wait for models
+        else:
+            index.require_passages(self.plan.passages)
+            self._opened = self._stages.open_index(index)
+        if costs is None and self._opened is not None and _limited(self.plan):
+            costs = calibrate(self._opened, self._clock, quantile=self.plan.quantile, effort=WARM_UP)
+        self.costs = CostModel.unknown(self.plan.quantile) if costs is None else CostModel(costs)
+        self._executor = Executor(self.costs, workers=workers, max_waiting=self.plan.max_waiting, clock=self._clock)
+
+    @classmethod
+    def from_yaml(
+        cls,
+        path: str | Path,
+        *,
+        index: str | Path | None = None,
+        costs: str | Path | CostProfile | None = None,
+        registry: Registry | None = None,
+        workers: int = 1,
+        threads: int | None = None,
+        verify: bool = True,
+    ) -> Cascade:
+        """The engine that a YAML file describes.
+
+        Args:
+            path: the configuration.
+            index: an index directory made by ``cascade index``.
+            costs: a profile made by ``cascade calibrate``; by default the one in the index directory, if it has one
+                and was measured on this machine.
+            registry: the kinds of stage that the file may use; the installed ones by default.
+            workers: tasks executed at the same time.
+            threads: threads of each task.
+            verify: check the index's checksums.
+
+        Raises:
+            ConfigError: when the file is wrong.
+            BadIndex: when the index is missing, damaged, or made with other models or settings.
+            ModelError: when a model cannot be loaded.
+        """
+        config = load_config(path, registry)
+        opened = None if index is None else Index.open(index, verify=verify)
+        profile = CostProfile.load(Path(costs)) if isinstance(costs, str | Path) else costs
+        if profile is None and index is not None:
+            profile = _profile_of(Path(index))
+        return cls(config, index=opened, costs=profile, workers=workers, threads=threads)
+
+    def __enter__(self) -> Cascade:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the workers. Queries still waiting are dropped."""
+        self._executor.close()
+
+    def search(self, query: str | Query, top_k: int | None = None, budget_ms: Budget = FROM_CONFIG) -> Ranking:
+        """The best documents of the index for a query.
+
+        Args:
+            query: the question.
+            top_k: documents wanted; by default as many as the last stage passes on. More than that appends what
+                earlier stages cut, in their order.
+            budget_ms: milliseconds from now to the answer. The stages' own budgets are scaled with it.
+
+        Raises:
+            InputError: for a query or a number that cannot be used.
+            DeadlineExceeded: when the time ran out in a stage that says ``on_overrun: fail``.
+            StageError: when a stage failed that says ``on_error: fail``.
+            Overloaded: when the query could not be answered in time behind those already waiting.
+        """
+        _check_top_k(top_k)
+        ticket = self._submit(self._need_index(), _query(query), self._budget_s(budget_ms))
+        ticket.wait()
+        return ticket.run.result(top_k)
+
+    async def asearch(self, query: str | Query, top_k: int | None = None, budget_ms: Budget = FROM_CONFIG) -> Ranking:
+        """``search`` for asyncio. Cancelling it drops the query before its next batch."""
+        _check_top_k(top_k)
+        ticket = self._submit(self._need_index(), _query(query), self._budget_s(budget_ms))
+        left_s = ticket.left_s()
+        try:
+            await asyncio.wait_for(asyncio.wrap_future(ticket.future), None if left_s == math.inf else max(0.0, left_s))
+        except asyncio.TimeoutError:
+            ticket.expire()
+        except asyncio.CancelledError:
+            ticket.cancel()
+            raise
+        return ticket.run.result(top_k)
+
+    def search_many(
+        self, queries: Iterable[str | Query], top_k: int | None = None, budget_ms: Budget = None
+    ) -> list[Ranking]:
+        """The answers to many queries, in order; see ``stream``."""
+        return list(self.stream(queries, top_k, budget_ms))
+
+    def stream(
+        self, queries: Iterable[str | Query], top_k: int | None = None, budget_ms: Budget = None
+    ) -> Iterator[Ranking]:
+        """Answers queries one after the other as they come, in order.
+
+        Without a budget, the default, several are under way at once and share batches. With one, each query is alone
+        with its time, as a single client would be.
+
+        Raises:
+            As ``search``.
+        """
+        _check_top_k(top_k)
+        for run in self.runs(queries, budget_ms):
+            yield run.result(top_k)
+
+    def runs(self, queries: Iterable[str | Query], budget_ms: Budget = None) -> Iterator[QueryRun]:
+        """Like ``stream``, but yields the finished runs, which also know the order after each stage."""
+        cascade, budget_s = self._need_index(), self._budget_s(budget_ms)
+        at_once = max(1, min(AT_ONCE, self.plan.max_waiting // 2)) if budget_s == math.inf else 1
+        waiting: deque[Ticket] = deque()
+        for query in queries:
+            if len(waiting) >= at_once:
+                yield _finished(waiting.popleft())
+            waiting.append(self._submit(cascade, _query(query), budget_s))
+        while waiting:
+            yield _finished(waiting.popleft())
+
+    def rerank(
+        self,
+        query: str | Query,
+        passages: Sequence[str | Document],
+        top_k: int | None = None,
+        budget_ms: Budget = FROM_CONFIG,
+    ) -> Ranking:
+        """Orders given passages by the cascade's rerankers; needs no index.
+
+        Args:
+            query: the question.
+            passages: texts or documents, best first if they have an order. The ``doc_id`` of a text is its position,
+                from 0.
+            top_k: documents wanted; all of them by default.
+            budget_ms: milliseconds from now to the answer.
+
+        Raises:
+            InputError: for too many or too long passages, for two of one ``doc_id``, and as in ``search``.
+        """
+        entered = self._clock.now()
+        _check_top_k(top_k)
+        documents = _documents(passages)
+        _check_size(documents)
+        collection = MemoryPassages(documents, self.plan.passages, self._stages.tokenizers(rerankers_only=True))
+        cascade = self._stages.open_texts(collection)
+        rows = np.arange(len(collection), dtype=np.int32)
+        ticket = self._submit(
+            cascade, _query(query), self._budget_s(budget_ms), Candidates.unscored(rows), entered=entered
+        )
+        ticket.wait()
+        return ticket.run.result(len(documents) if top_k is None else top_k)
+
+    def calibrate(self, progress: Callable[[str, float], None] = lambda stage, share: None) -> CostProfile:
+        """Measures thoroughly what the stages cost on this machine and uses it from now on.
+
+        Args:
+            progress: told of each stage and the share (0 to 1) of its measuring that is done.
+        """
+        profile = calibrate(self._need_index(), self._clock, quantile=self.plan.quantile, progress=progress)
+        self.costs.replace(profile)
+        return profile
+
+    def _need_index(self) -> OpenedCascade:
+        if self._opened is None:
+            raise BadIndex(
+                "search needs an index: make one with 'cascade index' and pass index=DIR; rerank() needs none"
+            )
+        return self._opened
+
+    def _budget_s(self, budget_ms: Budget) -> float:
+        if isinstance(budget_ms, _FromConfig):
+            return self.plan.budget_s if self.plan.budget_s < FOREVER_S else math.inf
+        if budget_ms is None:
+            return math.inf
+        if isinstance(budget_ms, bool) or not (isinstance(budget_ms, int | float) and budget_ms >= 0):
+            raise InputError(
+                f"budget_ms: expected a number of milliseconds >= 0, or None for no limit, got {budget_ms!r}"
+            )
+        return float(budget_ms) / 1000 if budget_ms < FOREVER_S * 1000 else math.inf
+
+    def _submit(
+        self,
+        cascade: OpenedCascade,
+        query: Query,
+        budget_s: float,
+        candidates: Candidates | None = None,
+        entered: float | None = None,
+    ) -> Ticket:
+        now = self._clock.now()
+        entered = now if entered is None else entered
+        run = QueryRun(
+            self._under(cascade, budget_s),
+            query,
+            clock=self._clock,
+            deadline=Deadline(entered + budget_s),
+            costs=self.costs,
+            health=self._executor.health,
+            candidates=candidates,
+            entered=entered,
+        )
+        if budget_s != math.inf:
+            self._admit(run, now)
+        return self._executor.submit(run)
+
+    def _under(self, cascade: OpenedCascade, budget_s: float) -> OpenedCascade:
+        """``with_budget``, remembered for the index, since callers use few budgets and ask often."""
+        if cascade is not self._opened:
+            return with_budget(cascade, budget_s)
+        scaled = self._scaled.get(budget_s)
+        if scaled is None:
+            if len(self._scaled) >= MOST_BUDGETS:
+                self._scaled.clear()
+            scaled = self._scaled[budget_s] = with_budget(cascade, budget_s)
+        return scaled
+
+    def _admit(self, run: QueryRun, now: float) -> None:
+        """Refuses a query that cannot be answered in time, or leaves it only the stages that can."""
+        queued_s = self._executor.queued_s()
+        if queued_s == 0.0 or scheduler.admits(now, run.deadline.at - FINISH_S, queued_s, run.minimum_s()):
+            return
+        first_s = run.minimum_s(stages=1)
+        fits = scheduler.admits(now, run.deadline.at - FINISH_S, queued_s, first_s)
+        if self.plan.overload == "refuse" or not fits:
+            retry_after_s = max(0.0, queued_s + first_s - run.deadline.left(now))
+            message = (
+                f"the query needs {first_s * 1000:.1f} ms behind {queued_s * 1000:.1f} ms of waiting work, "
+                f"more than its {run.deadline.left(now) * 1000:.1f} ms; try again in {retry_after_s:.3f} s"
+            )
+            raise Overloaded(message, retry_after_s)
+        run.limit_stages(1, "too much work is waiting for more than the first stage")
+
+
+def index_corpus(
+    config: CascadeConfig,
+    corpus: Corpus,
+    target: str | Path,
+    *,
+    force: bool = False,
+    threads: int | None = None,
+    progress: BuildProgress = lambda step, done, total: None,
+) -> Manifest:
+    """Builds the index of a corpus for a cascade's stages.
+
+    Args:
+        config: whose stages to index for.
+        corpus: the documents, as ``cascade.io.read_corpus`` gives them.
+        target: the index directory.
+        force: replace an index that is there already.
+        threads: threads to encode with; all cores by default.
+        progress: told of each step, and how many of how many rows are done.
+
+    Raises:
+        InputError: when the corpus is wrong, or there is an index already and ``force`` is not given.
+        IndexLocked: when another process is writing to the directory.
+        ModelError: when a model cannot be loaded.
+    """
+    planned = plan(config)
+    stages = LoadedStages(planned, Context(config.folder), _cores() if threads is None else threads)
+    return build_index(target, corpus, stages.indexed(), planned.passages, force=force, progress=progress)
+
+
+def _finished(ticket: Ticket) -> QueryRun:
+    ticket.wait()
+    return ticket.run
+
+
+def _limited(plan: Plan) -> bool:
+    return plan.budget_s != math.inf or any(unit.budget_s != math.inf for unit in plan.units())
+
+
+def _profile_of(index: Path) -> CostProfile | None:
+    """The index's own profile, unless it has none or it was measured elsewhere."""
+    path = index / COSTS_FILE
+    if not path.exists():
+        return None
+    try:
+        return CostProfile.load(path)
+    except InputError as error:
+        logger.warning("%s; measuring anew", error)
+        return None
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _query(query: str | Query) -> Query:
+    if isinstance(query, str):
+        query = Query("", query)
+    if not isinstance(query, Query):
+        raise InputError(f"query: expected a string or a Query, got {type(query).__name__}")
+    if len(query.text) > MAX_QUERY_CHARACTERS:
+        limit = f"expected at most {MAX_QUERY_CHARACTERS} characters, got {len(query.text)}"
+        raise InputError(f"query: {limit}; a query is a question, not a document")
+    return query
+
+
+def _documents(passages: Sequence[str | Document]) -> list[Document]:
+    if isinstance(passages, str):
+        raise InputError("passages: expected a sequence of texts or documents, got one string; put it into a list")
+    documents = [Document(str(i), p) if isinstance(p, str) else p for i, p in enumerate(passages)]
+    for i, document in enumerate(documents):
+        if not isinstance(document, Document):
+            raise InputError(f"passages[{i}]: expected a string or a Document, got {type(document).__name__}")
+    return documents
+
+
+def _check_top_k(top_k: int | None) -> None:
+    if isinstance(top_k, bool) or (top_k is not None and not (isinstance(top_k, int) and top_k >= 0)):
+        raise InputError(f"top_k: expected an integer >= 0, or None for the cascade's own, got {top_k!r}")
+
+
+def _check_size(documents: Sequence[Document]) -> None:
+    if len(documents) > MAX_PASSAGES:
+        raise InputError(f"passages: expected at most {MAX_PASSAGES}, got {len(documents)}; cut the list before")
+    characters = sum(len(document.text) + len(document.title) for document in documents)
+    if characters > MAX_PASSAGE_CHARACTERS:
+        raise InputError(f"passages: expected at most {MAX_PASSAGE_CHARACTERS} characters in all, got {characters}")

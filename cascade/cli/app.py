@@ -1,0 +1,104 @@
+"""Puts the commands together, and turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from cascade.cli import (
+    calibrate,
+    compare,
+    demo,
+    eval_,
+    index,
+    models,
+    rerank,
+    run,
+    schema,
+    search,
+    stages,
+    validate,
+    version,
+)
+from cascade.errors import BadIndex, CascadeError, ConfigError, InputError, ModelError
+
+EXIT_FAILED, EXIT_USAGE, EXIT_CONFIG, EXIT_INPUT, EXIT_INDEX, EXIT_MODEL, EXIT_INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
+
+_ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+"""Of the click inside typer or, with an older typer, of the package click; typer does not export it."""
+
+app = typer.Typer(
+    name="cascade",
+    help="Multi-stage ranking under one latency budget, from a YAML file.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 configuration, 4 input, 5 index, 6 model, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+for command, function in (
+    ("demo", demo.demo),
+    ("validate", validate.validate),
+    ("schema", schema.schema),
+    ("index", index.index),
+    ("search", search.search),
+    ("run", run.run),
+    ("rerank", rerank.rerank),
+    ("eval", eval_.evaluate),
+    ("compare", compare.compare),
+    ("calibrate", calibrate.calibrate),
+    ("models", models.models),
+    ("stages", stages.stages),
+    ("version", version.version),
+):
+    app.command(command)(function)
+
+
+@app.callback()
+def common(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what the engine is doing.")] = False,
+) -> None:
+    """Multi-stage ranking under one latency budget, from a YAML file."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+
+
+def main() -> None:
+    """The entry point of the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a title must not end a search on an old terminal
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Runs one command line; the exit code. Errors made on purpose become one message on stderr."""
+    try:
+        result = app(arguments, standalone_mode=False)
+        sys.stdout.flush()
+    except typer.Exit as done:
+        return done.exit_code
+    except _ClickException as error:
+        error.show()
+        return EXIT_USAGE
+    except (KeyboardInterrupt, typer.Abort):
+        result = EXIT_INTERRUPTED  # which newer versions of typer give by themselves
+    except (BrokenPipeError, SystemExit):  # the latter from typer and rich; the reader, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (CascadeError, OSError) as error:
+        print(error if isinstance(error, ConfigError) else f"error: {error}", file=sys.stderr)
+        return _exit_code(error)
+    if result == EXIT_INTERRUPTED:
+        print("interrupted", file=sys.stderr)
+    return result if isinstance(result, int) else 0
+
+
+def _exit_code(error: Exception) -> int:
+    codes = ((ConfigError, EXIT_CONFIG), (InputError, EXIT_INPUT), (BadIndex, EXIT_INDEX), (ModelError, EXIT_MODEL))
+    return next((code for kind, code in codes if isinstance(error, kind)), EXIT_FAILED)

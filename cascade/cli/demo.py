@@ -1,0 +1,81 @@
+"""``cascade demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from cascade.api import FROM_CONFIG, Cascade
+from cascade.cli.output import console, messages, ms, progress_bar
+from cascade.demo import load_questions
+from cascade.demo.build import demo_index
+from cascade.engine import QueryRun
+from cascade.evaluation import gap_report, render, run_staged
+from cascade.load import load_config
+from cascade.ranking import best_passages
+from cascade.resources import config_path
+from cascade.trace import StageTrace
+from cascade.types import Candidates
+
+SHOWN = ("plain-01", "paraphrase-19", "negation-09")
+TOP = 3
+
+
+def demo(
+    folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where the index is kept.")] = Path(".demo"),
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", metavar="FILE", help="A cascade of your own; default: default.yaml."),
+    ] = None,
+) -> None:
+    """Shows the engine at work on the documentation of Python's standard library.
+
+    Builds an index at the first call (some minutes), explains three answers stage by stage, and measures the cascade on
+    hand-written questions with judgments.
+
+    Example: cascade demo
+    """
+    cascade = load_config(config_path("default.yaml") if config is None else config)
+    with progress_bar() as told:
+        index, built = demo_index(cascade, folder / cascade.settings.name, told)
+    corpus = index.manifest.corpus
+    verb = "built" if built else "reused"
+    messages.print(f"index {verb}: {corpus.documents} documents in {corpus.passages} passages, {folder}", markup=False)
+    doc_ids = set(index.doc_ids(range(len(index))))
+    questions, judgments, _ = load_questions(doc_ids)
+    with Cascade(cascade, index=index) as engine:
+        shown = [query for query in questions if query.query_id in SHOWN]
+        for run in engine.runs(shown, FROM_CONFIG):
+            run.result()
+            console.print(Text(f"\n{run.query.text}", style="bold"), _funnel(run), sep="\n")
+        with progress_bar() as told:
+            staged = run_staged(engine, questions, FROM_CONFIG, lambda done, total: told("questions", done, total))
+    console.print(f"\n{len(questions)} questions with {len(judgments)} judgments, each under the cascade's budget:\n")
+    console.print(render(gap_report(staged, judgments)))
+    place = folder / cascade.settings.name
+    command = f'cascade search --config {cascade.source} --index {place} "…" --explain'
+    messages.print(f"\nAsk it yourself:\n  {command}", markup=False, soft_wrap=True)
+
+
+def _funnel(run: QueryRun) -> Table:
+    """What each stage was given, scored and passed on, in how much of its time, and its best documents."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("stage", "in", "scored", "out", "ms", "of"):
+        table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
+    table.add_column(f"its best {TOP}", overflow="fold")
+    for position, trace in enumerate(run.trace.stages):
+        for part in trace.retrievers:
+            _add(table, run, part, "  " + part.name, run.retrieved[part.name])
+        _add(table, run, trace, trace.name, run.passed_by(position))
+    return table
+
+
+def _add(table: Table, run: QueryRun, trace: StageTrace, name: str, order: Candidates) -> None:
+    collection = run.cascade.collection
+    best = collection.doc_ids(best_passages(order, collection, TOP).rows)
+    counts = (str(n) for n in (trace.received, trace.scored, trace.passed))
+    table.add_row(Text(name), *counts, ms(trace.seconds), ms(trace.budget_s), Text(", ".join(best)))

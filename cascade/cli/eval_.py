@@ -1,0 +1,58 @@
+"""``cascade eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cascade.api import Cascade
+from cascade.cli.judged import read_judged
+from cascade.cli.options import BudgetMs, Config, IndexDir, Measures, NoBudget, QrelsPath, Queries, budget
+from cascade.cli.output import console, messages, progress_bar
+from cascade.evaluation import (
+    DEFAULT_MEASURES,
+    gap_report,
+    parse_measures,
+    render,
+    report_page,
+    run_staged,
+)
+from cascade.io import atomic_write, write_json_atomic
+
+
+def evaluate(
+    config: Config,
+    index: IndexDir,
+    queries: Queries,
+    qrels: QrelsPath,
+    measures: Measures = None,
+    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON, too.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the report as a page for a browser, too.")
+    ] = None,
+    budget_ms: BudgetMs = None,
+    no_budget: NoBudget = False,
+) -> None:
+    """Measures the cascade after each of its stages: quality, what each cut loses, time, and a verdict for each stage.
+
+    Only queries with judgments are run, and only judgments of the queries given count.
+
+    Example: cascade eval --config configs/default.yaml --index idx --queries queries.jsonl --qrels qrels/test.tsv
+    """
+    names = tuple(measures) if measures else DEFAULT_MEASURES
+    parse_measures(names)  # wrong names are found before the work, not after it
+    wanted, judgments = read_judged(queries, qrels)
+    granted = budget(budget_ms, no_budget)
+    with Cascade.from_yaml(config, index=index) as engine, progress_bar() as told:
+        staged = run_staged(engine, wanted, granted, lambda done, total: told("queries", done, total))
+    report = gap_report(staged, judgments, measures=names)
+    console.print(render(report))
+    if json is not None:
+        write_json_atomic(json, report.to_json())
+        messages.print(f"{json}: written", markup=False)
+    if html is not None:
+        with atomic_write(html) as file:
+            file.write(report_page(report))
+        messages.print(f"{html}: written", markup=False)

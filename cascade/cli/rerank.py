@@ -1,0 +1,62 @@
+"""``cascade rerank``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cascade.api import Cascade
+from cascade.cli.options import BudgetMs, Config, CorpusPath, NoBudget, Queries, TopK, budget
+from cascade.cli.output import progress_bar, say
+from cascade.errors import InputError
+from cascade.io import read_corpus, read_queries, read_run, write_run
+from cascade.types import Document
+
+
+def rerank(
+    config: Config,
+    corpus: CorpusPath,
+    queries: Queries,
+    run: Annotated[Path, typer.Option("--run", metavar="FILE", help="The TREC run to reorder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The reordered run.")],
+    top_k: TopK = None,
+    budget_ms: BudgetMs = None,
+    no_budget: NoBudget = False,
+) -> None:
+    """Reorders a run by the cascade's rerankers; its retrievers are passed over and no index is needed.
+
+    Example: cascade rerank --config configs/two-stage.yaml --corpus corpus.jsonl --queries queries.jsonl --run in.trec
+    --output out.trec
+    """
+    texts = {query.query_id: query for query in read_queries(queries)}
+    candidates = read_run(run)
+    missing = sorted(set(candidates) - set(texts))
+    if missing:
+        raise InputError(
+            f"{run}: query {missing[0]!r} is not in {queries} (and {len(missing) - 1} more); give its queries"
+        )
+    wanted = {scored.doc_id for found in candidates.values() for scored in found}
+    documents = _documents(corpus, wanted, run)
+    granted = budget(budget_ms, no_budget)
+    with Cascade.from_yaml(config) as engine, write_run(output, engine.plan.name) as writer, progress_bar() as told:
+        for done, (query_id, found) in enumerate(candidates.items(), start=1):
+            passages = [documents[scored.doc_id] for scored in found]
+            ranking = engine.rerank(texts[query_id], passages, top_k=top_k, budget_ms=granted)
+            writer.write(query_id, [(hit.doc_id, hit.score) for hit in ranking])
+            told("queries", done, len(candidates))
+    say(f"{output}: {len(candidates)} queries")
+
+
+def _documents(corpus: Path, wanted: set[str], run: Path) -> dict[str, Document]:
+    found = {}
+    for sourced in read_corpus(corpus):
+        if sourced.document.doc_id in wanted:
+            found[sourced.document.doc_id] = sourced.document
+    missing = sorted(wanted - set(found))
+    if missing:
+        raise InputError(
+            f"{run}: document {missing[0]!r} is not in {corpus} (and {len(missing) - 1} more); give its corpus"
+        )
+    return found

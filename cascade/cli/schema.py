@@ -1,0 +1,16 @@
+"""``cascade schema``."""
+
+from __future__ import annotations
+
+import json
+
+from cascade.registry import Registry
+from cascade.schema import json_schema
+
+
+def schema() -> None:
+    """Prints the JSON Schema of cascade files, for editors; it covers every installed kind of stage.
+
+    Example: cascade schema > cascade.schema.json
+    """
+    print(json.dumps(json_schema(Registry()), indent=2))
