@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from cascade.api import index_corpus
 from cascade.demo.corpus import gather
 from cascade.errors import BadIndex
-from cascade.index import Index
+from cascade.index import BuildProgress, Index
 from cascade.io import SourcedDocument
 from cascade.opening import LoadedStages
 from cascade.planner import plan
@@ -40,7 +40,7 @@ class DemoCorpus:
         return digest.hexdigest()[:16]
 
 
-def demo_index(config: CascadeConfig, folder: Path, progress: Callable[[str, int, int], None]) -> tuple[Index, bool]:
+def demo_index(config: CascadeConfig, folder: Path, progress: BuildProgress) -> tuple[Index, bool]:
     """The index of the demo corpus for a cascade, and whether it had to be built.
 
     Args:

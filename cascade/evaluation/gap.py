@@ -2,78 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from cascade.errors import InputError
-from cascade.evaluation.measures import DEFAULT_MEASURES, Evaluation, Run, evaluate
+from cascade.evaluation.measures import DEFAULT_MEASURES, Evaluation, evaluate
+from cascade.evaluation.runs import Latency, StagedRun, StageRun, share_over
 from cascade.evaluation.significance import bootstrap_interval, holm, randomisation_test
 from cascade.types import Qrel
 
-Verdict: TypeAlias = Literal["starts", "pays", "does not pay", "hurts"]
+Verdict: TypeAlias = Literal["starts", "pays", "does not pay", "hurts", "did not run"]
 
 GAIN_MEASURE = "nDCG@10"
-"""What a stage's gain is measured in."""
+"""What a stage's gain is measured in; a point of it is 0.01."""
 
 PRECISION = "P@10"
 CEILING = "SetR"
 LEVEL = 0.05
 """A difference counts when chance alone would show one as large in less than this share of cases."""
 
-
-@dataclass(frozen=True, slots=True)
-class StageRun:
-    """What one stage made of every query.
-
-    Args:
-        name: of the stage.
-        ranked: all documents in the stage's order, before its cut.
-        survivors: the documents within its cut, which it passes on.
-        seconds: spent on each query; 0 where the stage was skipped.
-        scored: documents it scored for each query.
-        inputs: names of the stages whose survivors it received; none for a retriever.
-        budget_s: seconds that it may take, if it has a limit of its own.
-    """
-
-    name: str
-    ranked: Run
-    survivors: Run
-    seconds: Mapping[str, float]
-    scored: Mapping[str, int]
-    inputs: tuple[str, ...] = ()
-    budget_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StagedRun:
-    """A cascade's work over many queries, stage by stage.
-
-    Args:
-        stages: in the order in which they ran.
-        seconds: from each query's arrival to its answer.
-        budget_s: seconds that a query may take; None for no limit.
-        config: what the report should say of the cascade; anything that JSON can hold.
-
-    Raises:
-        InputError: the stages do not speak of the same queries, or not of each other.
-    """
-
-    stages: tuple[StageRun, ...]
-    seconds: Mapping[str, float]
-    budget_s: float | None = None
-    config: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not self.stages or not self.seconds:
-            raise InputError("staged run: expected at least one stage and one query, got none; run some queries first")
-        seen: set[str] = set()
-        for stage in self.stages:
-            _check_stage(stage, self.seconds, seen)
-            seen.add(stage.name)
+_SHORTFALLS = {
+    "budget": "ran out of time",
+    "skipped": "was skipped",
+    "failed": "failed",
+    "cancelled": "was cancelled",
+    "quarantined": "gave scores that are not numbers",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +55,6 @@ class Gain:
 
 
 @dataclass(frozen=True, slots=True)
-class Latency:
-    """Milliseconds: the mean, and nearest-rank percentiles, so that each was really measured."""
-
-    mean: float
-    p50: float
-    p95: float
-    p99: float
-
-
-@dataclass(frozen=True, slots=True)
 class StageReport:
     """One stage of a gap report.
 
@@ -117,15 +65,17 @@ class StageReport:
         precision_before: P@10 of the input it is compared with; None for a retriever.
         precision_after: P@10 of its own order.
         recall_ceiling: recall of the survivors: no later stage can do better.
-        relevant_lost: relevant documents, over all queries, that it received and cut; for a retriever, all that are
-            judged relevant and not among its survivors.
+        relevant_received: relevant documents, over all queries, that it was given; for a retriever, all there are.
+        relevant_lost: those of them that are not among its survivors.
         gain: None for a retriever, which has nothing to compare with.
         latency_ms: of the stage alone.
-        over_budget: share of queries on which it took longer than its own budget; None where it has none.
+        elapsed_ms: mean time from the first stage's beginning to this one's end.
+        over_budget: share of queries on which it took longer than it was granted; None where it never had a limit.
         scored_mean: documents scored per query.
-        ms_per_point: mean milliseconds for each hundredth of nDCG@10 gained (a retriever gains from 0); None without
-            a gain.
-        verdict: "starts" for a retriever; otherwise by the adjusted p-value.
+        shortfalls: for each reason why it did less than it was asked to, on how many queries.
+        ms_per_point: mean milliseconds that it added for each hundredth of nDCG@10 gained (a retriever gains from 0);
+            None without a gain.
+        verdict: "starts" for a retriever, otherwise by the adjusted p-value; "did not run" where it never got to score.
         sentence: the verdict in words.
     """
 
@@ -135,11 +85,14 @@ class StageReport:
     precision_before: float | None
     precision_after: float
     recall_ceiling: float
+    relevant_received: int
     relevant_lost: int
     gain: Gain | None
     latency_ms: Latency
+    elapsed_ms: float
     over_budget: float | None
     scored_mean: float
+    shortfalls: Mapping[str, int]
     ms_per_point: float | None
     verdict: Verdict
     sentence: str
@@ -152,11 +105,14 @@ class StageReport:
             "measures": dict(self.measures),
             PRECISION: {"before": self.precision_before, "after": self.precision_after},
             "recall_ceiling": self.recall_ceiling,
+            "relevant_received": self.relevant_received,
             "relevant_lost": self.relevant_lost,
-            "gain": None if self.gain is None else _fields(self.gain),
-            "latency_ms": _fields(self.latency_ms),
+            "gain": None if self.gain is None else asdict(self.gain),
+            "latency_ms": self.latency_ms.to_json(),
+            "elapsed_ms": self.elapsed_ms,
             "over_budget": self.over_budget,
             "scored_mean": self.scored_mean,
+            "shortfalls": dict(self.shortfalls),
             "ms_per_point": self.ms_per_point,
             "verdict": self.verdict,
             "sentence": self.sentence,
@@ -195,7 +151,7 @@ class GapReport:
             "judged_count": self.judged_count,
             "missing": list(self.missing),
             "unjudged": list(self.unjudged),
-            "latency_ms": _fields(self.latency_ms),
+            "latency_ms": self.latency_ms.to_json(),
             "over_budget": self.over_budget,
             "config": dict(self.config),
         }
@@ -218,16 +174,11 @@ def gap_report(
     names = (*measures, GAIN_MEASURE, PRECISION)
     evaluations = {stage.name: evaluate(stage.ranked, qrels, names) for stage in run.stages}
     gains = _gains(run.stages, evaluations, seed)
+    times = _mean_times(run.stages, gains)
     relevant = _relevant(qrels)
-    survivors = {stage.name: stage.survivors for stage in run.stages}
+    received = _received(run.stages, relevant)
     stages = tuple(
-        _stage_report(
-            stage,
-            evaluations,
-            gains.get(stage.name),
-            evaluate(stage.survivors, qrels, [CEILING]).means[CEILING],
-            _lost(stage.survivors, [survivors[name] for name in stage.inputs], relevant),
-        )
+        _stage_report(stage, evaluations, gains.get(stage.name), times[stage.name], received[stage.name], qrels)
         for stage in run.stages
     )
     last = evaluations[run.stages[-1].name]
@@ -237,34 +188,45 @@ def gap_report(
         judged_count=len(relevant),
         missing=last.missing,
         unjudged=last.unjudged,
-        latency_ms=_latency(run.seconds.values()),
-        over_budget=_over(run.seconds.values(), run.budget_s),
+        latency_ms=Latency.of(run.seconds.values()),
+        over_budget=None if run.budget_s is None else share_over(run.seconds, dict.fromkeys(run.seconds, run.budget_s)),
         config=run.config,
     )
 
 
 def _stage_report(
-    stage: StageRun, evaluations: Mapping[str, Evaluation], gain: Gain | None, ceiling: float, lost: int
+    stage: StageRun,
+    evaluations: Mapping[str, Evaluation],
+    gain: Gain | None,
+    times: tuple[float, float],
+    received: Mapping[str, set[str]],
+    qrels: Sequence[Qrel],
 ) -> StageReport:
+    added_ms, elapsed_ms = times
     means = evaluations[stage.name].means
-    latency = _latency(stage.seconds.values())
-    difference = means[GAIN_MEASURE] if gain is None else gain.difference
-    verdict = _verdict(gain)
+    gained = means[GAIN_MEASURE] if gain is None else gain.difference
+    shortfalls = Counter(stage.shortfalls.values())
+    verdict = _verdict(gain, ran=any(stage.scored.values()) or not shortfalls)
+    lost = sum(len(given.difference(stage.survivors.get(query_id, ()))) for query_id, given in received.items())
+    sentence = _sentence(stage.name, verdict, means[GAIN_MEASURE], gain, added_ms)
     return StageReport(
         name=stage.name,
         inputs=stage.inputs,
         measures=means,
         precision_before=None if gain is None else evaluations[gain.compared_with].means[PRECISION],
         precision_after=means[PRECISION],
-        recall_ceiling=ceiling,
+        recall_ceiling=evaluate(stage.survivors, qrels, [CEILING]).means[CEILING],
+        relevant_received=sum(map(len, received.values())),
         relevant_lost=lost,
         gain=gain,
-        latency_ms=latency,
-        over_budget=_over(stage.seconds.values(), stage.budget_s),
+        latency_ms=Latency.of(stage.seconds.values()),
+        elapsed_ms=elapsed_ms,
+        over_budget=share_over(stage.seconds, stage.granted_s) if stage.granted_s else None,
         scored_mean=float(np.mean(list(stage.scored.values()))),
-        ms_per_point=latency.mean / (100.0 * difference) if difference > 0 else None,
+        shortfalls=shortfalls,
+        ms_per_point=added_ms / (100.0 * gained) if gained > 0 else None,
         verdict=verdict,
-        sentence=_sentence(stage.name, verdict, means[GAIN_MEASURE], gain, latency.mean),
+        sentence=sentence + _caveat(shortfalls, len(stage.seconds)),
     )
 
 
@@ -287,7 +249,9 @@ def _gains(stages: Sequence[StageRun], evaluations: Mapping[str, Evaluation], se
     }
 
 
-def _verdict(gain: Gain | None) -> Verdict:
+def _verdict(gain: Gain | None, *, ran: bool) -> Verdict:
+    if not ran:
+        return "did not run"
     if gain is None:
         return "starts"
     if gain.p_adjusted >= LEVEL:
@@ -295,17 +259,47 @@ def _verdict(gain: Gain | None) -> Verdict:
     return "pays" if gain.difference > 0 else "hurts"
 
 
-def _sentence(name: str, verdict: Verdict, value: float, gain: Gain | None, mean_ms: float) -> str:
-    cost = f"{mean_ms:.3g} ms a query"
+def _sentence(name: str, verdict: Verdict, value: float, gain: Gain | None, added_ms: float) -> str:
+    cost = f"for {three_digits(added_ms)} ms a query"
+    if verdict == "did not run":
+        return f"{name} did not run, so nothing can be said of it: give it more time, or ask the traces why."
     if gain is None:
-        return f"{name} starts: {GAIN_MEASURE} {value:.3f} for {cost}."
+        return f"{name} starts: {GAIN_MEASURE} {value:.3f} {cost}."
+    if not (gain.low or gain.high or gain.difference):
+        return f"{name} {verdict}: {GAIN_MEASURE} stays what {gain.compared_with} made it, {value:.3f}, {cost}."
     change = (
         f"{GAIN_MEASURE} {gain.difference:+.3f} over {gain.compared_with} "
         f"({value - gain.difference:.3f} to {value:.3f}, p = {gain.p_adjusted:.2g})"
     )
-    if verdict == "does not pay":
-        return f"{name} does not pay: {change} may be chance, for {cost}."
-    return f"{name} {verdict}: {change} for {cost}."
+    return f"{name} {verdict}: {change}{' may be chance,' if verdict == 'does not pay' else ''} {cost}."
+
+
+def three_digits(number: float) -> str:
+    """Three significant digits; large numbers in full, without an exponent.
+
+    >>> [three_digits(number) for number in (0.012345, 8.0, 53.21, 1161.7)]
+    ['0.0123', '8', '53.2', '1162']
+    """
+    return f"{number:.0f}" if abs(number) >= 999.5 else f"{number:.3g}"
+
+
+def _caveat(shortfalls: Mapping[str, int], queries: int) -> str:
+    """On how many queries the stage could not show what it is worth."""
+    what = [f"{_SHORTFALLS.get(reason, reason)} on {count}" for reason, count in sorted(shortfalls.items())]
+    return f" It {', '.join(what)} of {queries} queries." if what else ""
+
+
+def _mean_times(stages: Sequence[StageRun], gains: Mapping[str, Gain]) -> dict[str, tuple[float, float]]:
+    """For each stage, mean milliseconds that it adds to what it is compared with, and from the start to its end."""
+    own: dict[str, float] = {}
+    times: dict[str, tuple[float, float]] = {}
+    for stage in stages:
+        own[stage.name] = mean = Latency.of(stage.seconds.values()).mean
+        if stage.holds_inputs:
+            times[stage.name] = mean - own[gains[stage.name].compared_with], mean
+        else:
+            times[stage.name] = mean, mean + max((times[name][1] for name in stage.inputs), default=0.0)
+    return times
 
 
 def _relevant(qrels: Sequence[Qrel]) -> dict[str, set[str]]:
@@ -318,51 +312,17 @@ def _relevant(qrels: Sequence[Qrel]) -> dict[str, set[str]]:
     return relevant
 
 
-def _lost(survivors: Run, received: Sequence[Run], relevant: Mapping[str, set[str]]) -> int:
-    """Relevant documents that were received (all that exist, for a retriever) and are not among the survivors."""
-    lost = 0
-    for query_id, documents in relevant.items():
-        given = documents
-        if received:
-            given = documents.intersection(chain.from_iterable(run.get(query_id, ()) for run in received))
-        lost += len(given.difference(survivors.get(query_id, ())))
-    return lost
-
-
-def _latency(seconds: Iterable[float]) -> Latency:
-    milliseconds = 1000.0 * np.fromiter(seconds, np.float64)
-    p50, p95, p99 = np.percentile(milliseconds, [50, 95, 99], method="inverted_cdf")
-    return Latency(float(milliseconds.mean()), float(p50), float(p95), float(p99))
-
-
-def _over(seconds: Iterable[float], budget_s: float | None) -> float | None:
-    if budget_s is None:
-        return None
-    return float(np.mean([value > budget_s for value in seconds]))
-
-
-def _fields(record: Gain | Latency) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in type(record).__dataclass_fields__}
-
-
-def _check_stage(stage: StageRun, queries: Mapping[str, float], seen: set[str]) -> None:
-    if stage.name in seen:
-        raise InputError(f"staged run: expected each stage once, got {stage.name!r} twice; rename one")
-    unknown = [name for name in stage.inputs if name not in seen]
-    if unknown:
-        raise InputError(
-            f"staged run: {stage.name}: expected inputs among the earlier stages {sorted(seen)}, got {unknown}; "
-            "put the stages in the order in which they ran"
-        )
-    for part in ("ranked", "survivors", "seconds", "scored"):
-        if getattr(stage, part).keys() != queries.keys():
-            raise InputError(
-                f"staged run: {stage.name}.{part}: expected the {len(queries)} queries of the run, "
-                f"got {len(getattr(stage, part))}, or others; record every query for every stage"
+def _received(stages: Sequence[StageRun], relevant: Mapping[str, set[str]]) -> dict[str, dict[str, set[str]]]:
+    """For each stage and query, the relevant documents that it was given: all there are, for a retriever."""
+    survivors = {stage.name: stage.survivors for stage in stages}
+    return {
+        stage.name: {
+            query_id: documents.intersection(
+                chain.from_iterable(survivors[name].get(query_id, ()) for name in stage.inputs)
             )
-    for query_id, survivors in stage.survivors.items():
-        if not set(survivors) <= set(stage.ranked[query_id]):
-            raise InputError(
-                f"staged run: {stage.name}: query {query_id!r}: expected survivors among the ranked documents, got "
-                "others; record the order before the cut"
-            )
+            if stage.inputs
+            else documents
+            for query_id, documents in relevant.items()
+        }
+        for stage in stages
+    }

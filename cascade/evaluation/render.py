@@ -1,4 +1,4 @@
-"""The gap report as tables for a terminal."""
+"""Reports and comparisons for a terminal."""
 
 from __future__ import annotations
 
@@ -6,68 +6,51 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cascade.evaluation.gap import GAIN_MEASURE, PRECISION, GapReport, Verdict
+from cascade.evaluation.compare import Comparison
+from cascade.evaluation.gap import GapReport, Verdict
+from cascade.evaluation.tables import (
+    TextTable,
+    comparison_remarks,
+    comparison_tables,
+    gap_remarks,
+    gap_tables,
+    pair_tables,
+    plain,
+)
 
-_STYLES: dict[Verdict, str] = {"starts": "", "pays": "green", "does not pay": "yellow", "hurts": "red"}
+_STYLES: dict[Verdict, str] = {
+    "starts": "",
+    "pays": "green",
+    "does not pay": "yellow",
+    "hurts": "red",
+    "did not run": "yellow",
+}
 
 
 def render(report: GapReport) -> Group:
-    """Quality by stage, cost by stage, and one sentence for each stage's verdict."""
-    parts: list[Table | Text] = [_quality(report), _cost(report)]
-    parts += [Text(stage.sentence, style=_STYLES[stage.verdict]) for stage in report.stages]
-    if report.missing:
-        parts.append(Text(f"{len(report.missing)} judged queries have no results and count as zero.", style="yellow"))
-    if report.unjudged:
-        parts.append(
-            Text(f"{len(report.unjudged)} queries have no judgments and count for latency only.", style="yellow")
-        )
+    """Quality, gains, cuts and cost by stage, one sentence for each stage's verdict, and what to bear in mind."""
+    parts = [part for table in gap_tables(report) for part in _titled(table)]
+    parts += [Text(plain(stage.sentence), style=_STYLES[stage.verdict]) for stage in report.stages]
+    parts += [Text(plain(remark), style="yellow") for remark in gap_remarks(report)]
     return Group(*parts)
 
 
-def _quality(report: GapReport) -> Table:
-    table = Table(title=f"Quality after each stage, {report.judged_count} judged queries")
-    table.add_column("stage", no_wrap=True)
-    names = list(report.stages[0].measures)
-    for name in (*names, f"gain in {GAIN_MEASURE}", f"{PRECISION} before", "recall ceiling", "relevant lost"):
-        table.add_column(name, justify="right")
-    for stage in report.stages:
-        gain = stage.gain
-        table.add_row(
-            stage.name,
-            *(f"{stage.measures[name]:.3f}" for name in names),
-            "" if gain is None else f"{gain.difference:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]",
-            _number(stage.precision_before, ".3f"),
-            f"{stage.recall_ceiling:.3f}",
-            str(stage.relevant_lost),
-        )
-    return table
+def render_comparison(comparison: Comparison) -> Group:
+    """The means, then for every pair a verdict, the tests and the worst losses."""
+    parts = [part for table in comparison_tables(comparison) for part in _titled(table)]
+    for pair in comparison.pairs:
+        for table in pair_tables(pair):
+            parts += _titled(table)
+    parts += [Text(plain(pair.sentence)) for pair in comparison.pairs]
+    parts += [Text(plain(remark), style="dim") for remark in comparison_remarks(comparison)]
+    return Group(*parts)
 
 
-def _cost(report: GapReport) -> Table:
-    table = Table(title=f"Cost of each stage, {report.query_count} queries")
-    table.add_column("stage", no_wrap=True)
-    for name in ("scored", "p50 ms", "p95 ms", "p99 ms", "over budget", f"ms per point of {GAIN_MEASURE}"):
-        table.add_column(name, justify="right")
-    for stage in report.stages:
-        latency = stage.latency_ms
-        table.add_row(
-            stage.name,
-            f"{stage.scored_mean:.1f}",
-            *(f"{value:.2f}" for value in (latency.p50, latency.p95, latency.p99)),
-            _number(stage.over_budget, ".1%"),
-            _number(stage.ms_per_point, ".3g"),
-        )
-    latency = report.latency_ms
-    table.add_section()
-    table.add_row(
-        "all",
-        "",
-        *(f"{value:.2f}" for value in (latency.p50, latency.p95, latency.p99)),
-        _number(report.over_budget, ".1%"),
-        "",
-    )
-    return table
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+def _titled(table: TextTable) -> list[Table | Text]:
+    """A title flush left, the table, an empty line."""
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for column, heading in enumerate(table.headings):
+        drawn.add_column(Text(heading), justify="left" if column < table.names else "right", overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*map(Text, row))
+    return [Text(table.title, style="bold"), drawn, Text()]

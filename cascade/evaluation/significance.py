@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 Values = Sequence[float] | npt.NDArray[np.float64]
 
+SAMPLES = 10_000
+"""Random samples of a test or an interval."""
+
 _CHUNK = 2**22
 """Random numbers held at a time: 32 MiB as float64."""
 
@@ -45,7 +48,7 @@ def paired_t_test(before: Values, after: Values) -> TTest:
     return TTest(statistic, n - 1, student_t_tails(statistic, n - 1))
 
 
-def randomisation_test(before: Values, after: Values, *, samples: int = 10_000, seed: int = 0) -> float:
+def randomisation_test(before: Values, after: Values, *, samples: int = SAMPLES, seed: int = 0) -> float:
     """p-value of the two-sided paired randomisation test on the mean difference.
 
     Under the null hypothesis each query's two values could be swapped. All swaps are tried where there are no more than
@@ -74,7 +77,7 @@ def randomisation_test(before: Values, after: Values, *, samples: int = 10_000, 
 
 
 def bootstrap_interval(
-    values: Values, *, confidence: float = 0.95, samples: int = 10_000, seed: int = 0
+    values: Values, *, confidence: float = 0.95, samples: int = SAMPLES, seed: int = 0
 ) -> tuple[float, float]:
     """The percentile bootstrap confidence interval of the mean of ``values``.
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from cascade.api import Budget, Cascade
 from cascade.engine import QueryRun
 from cascade.errors import InputError
-from cascade.evaluation.gap import StagedRun, StageRun
+from cascade.evaluation.runs import StagedRun, StageRun
+from cascade.planner import PlannedStage
 from cascade.ranking import best_passages
 from cascade.trace import StageTrace
-from cascade.types import Candidates, Query
+from cascade.types import Candidates, Qrel, Query
 
 DEPTH = 1000
 """Documents kept of each order."""
@@ -22,10 +24,44 @@ class _Column:
     """What is collected of one stage."""
 
     inputs: tuple[str, ...]
+    holds_inputs: bool
     ranked: dict[str, list[str]] = field(default_factory=dict)
     survivors: dict[str, list[str]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     scored: dict[str, int] = field(default_factory=dict)
+    granted_s: dict[str, float] = field(default_factory=dict)
+    shortfalls: dict[str, str] = field(default_factory=dict)
+
+    def add(self, query_id: str, trace: StageTrace | None, ranked: list[str], survivors: list[str]) -> None:
+        """What the stage made of one more query; no trace of a retriever whose fusion ended before its turn."""
+        self.ranked[query_id] = ranked
+        self.survivors[query_id] = survivors
+        if trace is None:
+            self.seconds[query_id], self.scored[query_id], self.shortfalls[query_id] = 0.0, 0, "skipped"
+            return
+        self.seconds[query_id] = trace.seconds
+        self.scored[query_id] = trace.scored
+        if trace.budget_s != math.inf and trace.reason != "skipped":
+            self.granted_s[query_id] = trace.budget_s
+        if trace.reason not in ("complete", "saturated"):
+            self.shortfalls[query_id] = trace.reason
+        elif trace.quarantined:
+            self.shortfalls[query_id] = "quarantined"
+
+
+def judged_queries(queries: Sequence[Query], qrels: Sequence[Qrel]) -> tuple[list[Query], list[Qrel]]:
+    """The queries that have judgments, and the judgments of those queries.
+
+    Raises:
+        InputError: they have no query in common.
+    """
+    judged, asked = {qrel.query_id for qrel in qrels}, {query.query_id for query in queries}
+    if not judged & asked:
+        raise InputError(
+            f"queries and judgments: expected some query_ids in both, got {sorted(asked)[:3]} and "
+            f"{sorted(judged)[:3]}; take files of the same collection"
+        )
+    return [query for query in queries if query.query_id in judged], [q for q in qrels if q.query_id in asked]
 
 
 def run_staged(
@@ -55,14 +91,11 @@ def run_staged(
     for done, (query, run) in enumerate(zip(queries, engine.runs(queries, budget_ms), strict=True), start=1):
         run.result()  # raises what the cascade was told to raise
         seconds[query.query_id] = run.trace.seconds
-        for name, inputs, trace, order, passed in _stages_of(run):
-            column = columns.setdefault(name, _Column(inputs))
-            column.ranked[query.query_id] = _doc_ids(run, order)[:DEPTH]
-            column.survivors[query.query_id] = _doc_ids(run, passed)
-            column.seconds[query.query_id] = trace.seconds
-            column.scored[query.query_id] = trace.scored
+        for planned, inputs, trace, order, passed in _stages_of(run):
+            column = columns.setdefault(planned.name, _Column(inputs, holds_inputs=bool(planned.retrievers)))
+            survivors = _doc_ids(run, passed)
+            column.add(query.query_id, trace, _doc_ids(run, order)[: max(DEPTH, len(survivors))], survivors)
         progress(done, len(queries))
-    limits = {unit.name: unit.budget_s for unit in engine.plan.units()}
     stages = tuple(
         StageRun(
             name=name,
@@ -71,7 +104,9 @@ def run_staged(
             seconds=column.seconds,
             scored=column.scored,
             inputs=column.inputs,
-            budget_s=_limit(limits[name]),
+            holds_inputs=column.holds_inputs,
+            granted_s=column.granted_s,
+            shortfalls=column.shortfalls,
         )
         for name, column in columns.items()
     )
@@ -80,16 +115,19 @@ def run_staged(
     return StagedRun(stages=stages, seconds=seconds, budget_s=_limit(granted_s), config=config)
 
 
-def _stages_of(run: QueryRun) -> Iterator[tuple[str, tuple[str, ...], StageTrace, Candidates, Candidates]]:
-    """Name, inputs, trace, order and survivors of every stage, fused retrievers before their fusion."""
+def _stages_of(
+    run: QueryRun,
+) -> Iterator[tuple[PlannedStage, tuple[str, ...], StageTrace | None, Candidates, Candidates]]:
+    """Every stage, its inputs, trace, order and survivors; fused retrievers before their fusion."""
     before: tuple[str, ...] = ()
-    for position, trace in enumerate(run.trace.stages):
-        for part in trace.retrievers:
-            found = run.retrieved[part.name]
-            yield part.name, (), part, found, found
-        inputs = tuple(part.name for part in trace.retrievers) or before
-        yield trace.name, inputs, trace, run.order_after(position), run.passed_by(position)
-        before = (trace.name,)
+    for position, (planned, trace) in enumerate(zip(run.cascade.plan.stages, run.trace.stages, strict=True)):
+        traces = {part.name: part for part in trace.retrievers}
+        for part in planned.retrievers:
+            found = run.retrieved.get(part.name, Candidates.empty())
+            yield part, (), traces.get(part.name), found, found
+        inputs = tuple(part.name for part in planned.retrievers) or before
+        yield planned, inputs, trace, run.order_after(position), run.passed_by(position)
+        before = (planned.name,)
 
 
 def _doc_ids(run: QueryRun, candidates: Candidates) -> list[str]:
