@@ -1,0 +1,200 @@
+r"""Are answers on time, and what is in them? One client, 70 % and 150 % of capacity, at several budgets.
+
+    python benchmarks/deadlines.py --config configs/default.yaml --index IDX --data DATA/npl \\
+        --queries-at-70 10000 --out benchmarks/results/deadlines.json
+
+DATA is a BEIR-style folder and IDX its index. Capacity is one over the mean working time of a query with one client at
+the same budget. Arrivals are Poisson, from an asyncio loop; a query's time runs from the moment it was due to arrive. A
+heartbeat in a process of its own notes every stall of the machine, so that a late answer during one can be told from a
+late answer of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import multiprocessing
+import multiprocessing.synchronize
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from common import machine_record, print_table
+
+from cascade.api import Cascade
+from cascade.errors import Overloaded
+from cascade.evaluation import evaluate
+from cascade.io import read_qrels, read_queries, write_json_atomic
+from cascade.types import Qrel, Query, Ranking
+
+BUDGETS_MS = (25.0, 50.0, 100.0, 200.0)
+STALL_S = 0.002
+BEAT_S = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One query as its client saw it; times of ``time.perf_counter``, which all processes share."""
+
+    query_id: str
+    due_s: float
+    done_s: float
+    ranking: Ranking | None
+    refused: str = ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--index", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="BEIR-style folder with queries and qrels/test.tsv")
+    parser.add_argument("--queries", type=int, default=500, help="queries in each cell of the table")
+    parser.add_argument("--queries-at-70", type=int, default=0, help="queries at 70 %% load and --main-budget instead")
+    parser.add_argument("--main-budget", type=float, default=50.0, metavar="MS")
+    parser.add_argument("--budgets", type=float, nargs="+", default=list(BUDGETS_MS), metavar="MS")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    if not (arguments.data / "queries.jsonl").exists():
+        print(f"{arguments.data}: skipped, there is no queries.jsonl", file=sys.stderr)
+        return 0
+    queries, qrels = read_queries(arguments.data), read_qrels(arguments.data / "qrels" / "test.tsv")
+    cells = []
+    with Cascade.from_yaml(arguments.config, index=arguments.index) as engine, heartbeat() as stalls:
+        documents = len(set(engine.index.doc_ids(range(len(engine.index))))) if engine.index is not None else 0
+        for budget_ms in arguments.budgets:
+            alone = one_client(engine, queries, budget_ms, arguments.queries)
+            cells.append(summary("one client", budget_ms, alone, qrels, stalls))
+            work_s = statistics.fmean(working_s(answer) for answer in alone)
+            for load in (0.7, 1.5):
+                count = arguments.queries
+                if load == 0.7 and budget_ms == arguments.main_budget and arguments.queries_at_70:
+                    count = arguments.queries_at_70
+                answers = asyncio.run(arrivals(engine, queries, budget_ms, load / work_s, count))
+                cells.append(summary(f"{load:.0%} of capacity", budget_ms, answers, qrels, stalls))
+                print(cells[-1], file=sys.stderr)
+    write_json_atomic(
+        arguments.out,
+        {"machine": machine_record(), "documents": documents, "config": str(arguments.config), "cells": cells},
+    )
+    columns = [key for key in cells[0] if not isinstance(cells[0][key], dict)]
+    print_table(columns, [[_shown(cell[key]) for key in columns] for cell in cells])
+    return 0
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def one_client(engine: Cascade, queries: list[Query], budget_ms: float, count: int) -> list[Answer]:
+    """One query after the other."""
+    answers = []
+    for query in itertools.islice(itertools.cycle(queries), count):
+        due_s = time.perf_counter()
+        ranking = engine.search(query, budget_ms=budget_ms)
+        answers.append(Answer(query.query_id, due_s, time.perf_counter(), ranking))
+    return answers
+
+
+async def arrivals(engine: Cascade, queries: list[Query], budget_ms: float, rate: float, count: int) -> list[Answer]:
+    """Poisson arrivals at ``rate`` queries a second."""
+    gaps = np.random.default_rng(0).exponential(1 / rate, count)
+    due = time.perf_counter() + 0.05 + np.cumsum(gaps)
+
+    async def ask(query: Query, due_s: float) -> Answer:
+        await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
+        late_ms = (time.perf_counter() - due_s) * 1000  # the client's own lateness comes out of the budget
+        try:
+            ranking = await engine.asearch(query, budget_ms=max(0.0, budget_ms - late_ms))
+        except Overloaded as error:
+            return Answer(query.query_id, due_s, time.perf_counter(), None, str(error))
+        return Answer(query.query_id, due_s, time.perf_counter(), ranking)
+
+    chosen = itertools.islice(itertools.cycle(queries), count)
+    return list(await asyncio.gather(*(ask(query, due_s) for query, due_s in zip(chosen, due.tolist(), strict=True))))
+
+
+def working_s(answer: Answer) -> float:
+    """Seconds of a query that it spent in stages, waiting left out."""
+    if answer.ranking is None:
+        return 0.0
+    return sum(stage.seconds - stage.waited_s for stage in answer.ranking.trace.stages)
+
+
+def summary(load: str, budget_ms: float, answers: list[Answer], qrels: list[Qrel], stalls: Stalls) -> dict[str, object]:
+    """One row of the table."""
+    taken_s = np.array([answer.done_s - answer.due_s for answer in answers])
+    over_s = taken_s - budget_ms / 1000
+    answered = [answer for answer in answers if answer.ranking is not None]
+    late = [answer for answer, over in zip(answers, over_s, strict=True) if over > 0]
+    ours = [answer for answer in late if answer.done_s - answer.due_s - stalls.between(answer) > budget_ms / 1000]
+    used = [answer.done_s - answer.due_s for answer in answered]
+    depths: dict[str, float] = {}
+    traces = [answer.ranking.trace for answer in answered if answer.ranking is not None]
+    for stage in traces[0].stages if traces else ():
+        scored = [part.scored for trace in traces for part in trace.stages if part.name == stage.name]
+        depths[stage.name] = round(statistics.fmean(scored), 1)
+    runs = {a.query_id: [hit.doc_id for hit in a.ranking] for a in answered if a.ranking is not None}
+    span_s = max(answer.done_s for answer in answers) - min(answer.due_s for answer in answers)
+    return {
+        "load": load,
+        "budget ms": budget_ms,
+        "queries": len(answers),
+        "over budget": len(late),
+        "of these not in a stall": len(ours),
+        "overshoot p99 ms": float(np.quantile(np.maximum(over_s, 0), 0.99)) * 1000,
+        "budget used": statistics.fmean(used) / (budget_ms / 1000) if used else 0.0,
+        "refused": len(answers) - len(answered),
+        "degraded": sum(trace.degraded for trace in traces),
+        "goodput per s": (len(answered) - len(late)) / span_s,
+        "nDCG@10": evaluate(runs, qrels, ["nDCG@10"]).means["nDCG@10"] if runs else 0.0,
+        "mean depth": depths,
+    }
+
+
+class Stalls:
+    """When the machine stood still: (start, seconds) of every heartbeat that came late."""
+
+    def __init__(self, shared: multiprocessing.queues.SimpleQueue[tuple[float, float]]) -> None:
+        self._shared = shared
+        self._seen: list[tuple[float, float]] = []
+
+    def between(self, answer: Answer) -> float:
+        """Seconds of stalls while a query was under way."""
+        while not self._shared.empty():
+            self._seen.append(self._shared.get())
+        return sum(
+            max(0.0, min(answer.done_s, start + seconds) - max(answer.due_s, start)) for start, seconds in self._seen
+        )
+
+
+@contextlib.contextmanager
+def heartbeat() -> Iterator[Stalls]:
+    """A process that sleeps a millisecond at a time and notes when it wakes late."""
+    context = multiprocessing.get_context("spawn")
+    shared: multiprocessing.queues.SimpleQueue[tuple[float, float]] = context.SimpleQueue()
+    process = context.Process(target=_beat, args=(shared,), daemon=True)
+    process.start()
+    try:
+        yield Stalls(shared)
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _beat(shared: multiprocessing.queues.SimpleQueue[tuple[float, float]]) -> None:
+    while True:
+        before = time.perf_counter()
+        time.sleep(BEAT_S)
+        late = time.perf_counter() - before - BEAT_S
+        if late > STALL_S:
+            shared.put((before, late))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
