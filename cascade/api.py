@@ -14,12 +14,11 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from cascade import scheduler
 from cascade.calibration import WARM_UP, calibrate
 from cascade.clock import Clock, Deadline, MonotonicClock
 from cascade.cost import CostModel, CostProfile
-from cascade.engine import FINISH_S, QueryRun
-from cascade.errors import BadIndex, InputError, Overloaded
+from cascade.engine import QueryRun
+from cascade.errors import BadIndex, InputError
 from cascade.executor import Executor, Ticket
 from cascade.index import BuildProgress, Corpus, Index, Manifest, MemoryPassages, build_index
 from cascade.load import load_config
@@ -30,6 +29,7 @@ from cascade.schema import CascadeConfig
 from cascade.stage import Context
 from cascade.tasks import OpenedCascade
 from cascade.types import Candidates, Document, Query, Ranking
+from cascade.workqueue import admit
 
 logger = logging.getLogger(__name__)
 
@@ -305,7 +305,7 @@ class Cascade:
             entered=entered,
         )
         if budget_s != math.inf:
-            self._admit(run, now)
+            admit(run, self._executor.queued_s(run.deadline.at), now, self.plan.overload)
         return self._executor.submit(run)
 
     def _under(self, cascade: OpenedCascade, budget_s: float) -> OpenedCascade:
@@ -318,22 +318,6 @@ class Cascade:
                 self._scaled.clear()
             scaled = self._scaled[budget_s] = with_budget(cascade, budget_s)
         return scaled
-
-    def _admit(self, run: QueryRun, now: float) -> None:
-        """Refuses a query that cannot be answered in time, or leaves it only the stages that can."""
-        queued_s = self._executor.queued_s()
-        if queued_s == 0.0 or scheduler.admits(now, run.deadline.at - FINISH_S, queued_s, run.minimum_s()):
-            return
-        first_s = run.minimum_s(stages=1)
-        fits = scheduler.admits(now, run.deadline.at - FINISH_S, queued_s, first_s)
-        if self.plan.overload == "refuse" or not fits:
-            retry_after_s = max(0.0, queued_s + first_s - run.deadline.left(now))
-            message = (
-                f"the query needs {first_s * 1000:.1f} ms behind {queued_s * 1000:.1f} ms of waiting work, "
-                f"more than its {run.deadline.left(now) * 1000:.1f} ms; try again in {retry_after_s:.3f} s"
-            )
-            raise Overloaded(message, retry_after_s)
-        run.limit_stages(1, "too much work is waiting for more than the first stage")
 
 
 def index_corpus(

@@ -209,6 +209,7 @@ _LARGEST_STEP = math.log(4.0)
 _USUAL_WIDTH = 3.0
 _UNKNOWN_SPREAD = 1.5
 _RELAX = 0.9
+_DOUBT = 0.99
 _ROUNDING = 1e-6
 
 
@@ -258,9 +259,10 @@ class _Tracked:
         self._update()
 
     def relax(self) -> None:
-        """Moves a prediction that is above what was fitted a tenth of the way back."""
+        """Moves a prediction a tenth of the way back to what was fitted, and a hundredth below that."""
         deviation, width = self._fitted()
         self.level = self.level + math.log(_RELAX) if self.guessed else min(self.level, self.level * _RELAX)
+        self.level += math.log(_DOUBT)
         self.deviation = min(self.deviation, deviation + _RELAX * (self.deviation - deviation))
         self.width = min(self.width, width + _RELAX * (self.width - width))
         self._update()
@@ -329,8 +331,9 @@ class CostModel:
     def relax(self, key: str) -> None:
         """Learns that nothing was tried because of what is predicted.
 
-        A prediction that has grown too large would otherwise never be corrected: no task would start any more. So
-        it moves back towards what was fitted until one does; a first guess, which nothing was fitted to, moves on.
+        A prediction that has grown too large would otherwise never be corrected: no task would start any more. So it
+        moves back towards what was fitted until one does, and slowly further, since the fit itself may have been
+        made in a bad moment. A first guess, which nothing was fitted to, moves faster.
         """
         tracked = self._tracked.get(key)
         if tracked is not None:

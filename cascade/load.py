@@ -13,11 +13,14 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from cascade.errors import ConfigError, Problem
-from cascade.explain import explain, show
+from cascade.explain import explain
 from cascade.registry import Registry, UnknownKind
 from cascade.schema import CascadeConfig, CascadeSettings, StageEntry
 from cascade.stage import Context, StageKind
-from cascade.yamltree import MAX_BYTES, Location, Tree, parse_yaml, render, too_large
+from cascade.yamltree import MAX_BYTES, Location, Tree, parse_yaml, render, show, too_large
+
+ROUNDING = 1e-9
+"""Relative; three times 0.1 ms is a little more than 0.3 ms in floating point."""
 
 
 def load_config(path: str | Path, registry: Registry | None = None) -> CascadeConfig:
@@ -29,13 +32,13 @@ def load_config(path: str | Path, registry: Registry | None = None) -> CascadeCo
     path = Path(path)
     source = str(path)
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ConfigError(source, [too_large(size)])
-        raw = path.read_bytes()
-    except OSError as error:
-        reason = error.strerror or str(error)
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL character
+        reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(source, [Problem("", f"cannot be read: {reason}; expected a YAML file")]) from error
+    if len(raw) > MAX_BYTES:
+        raise ConfigError(source, [too_large()])
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -132,22 +135,24 @@ class _Check:
         if not isinstance(inner, list) or len(inner) < 2:
             got = "nothing" if "retrievers" not in raw else show(inner)
             self.report(at, f"expected a list of at least two retrievers to fuse, got {got}")
-            return None
-        built = [self.stage(entry, (*at, i)) for i, entry in enumerate(inner)]
+            built: list[StageEntry | None] = [None]
+        else:
+            built = [self.stage(entry, (*at, i)) for i, entry in enumerate(inner)]
         for i, entry in enumerate(built):
             if entry is not None and entry.role != "retriever":
                 self.report((*at, i, "kind"), f"expected a retriever, got {entry.kind.kind!r}, a {entry.role}")
-        if any(entry is None for entry in built):
-            return None
         entries = tuple(entry for entry in built if entry is not None)
         names = tuple(entry.settings.name for entry in entries)
+        if len(entries) < len(built):  # what can be said of its own settings, without them all
+            self.model(kind.settings, {**raw, "retrievers": names}, where)
+            return None
         stage = self.entry(kind, {**raw, "retrievers": names}, where, entries)
         if stage is not None:
             self.budgets(built, (*where, "budget_ms"), stage.settings.budget_ms, at)
             offered = sum(entry.settings.top_k for entry in entries)
             if stage.settings.top_k > offered:
                 got = f"{stage.settings.top_k} where the retrievers pass on {offered} in all"
-                self.report((*where, "top_k"), f"top_k cannot grow: got {got}")
+                self.report((*where, "top_k"), f"top_k cannot grow: expected at most {offered}, got {got}")
         return stage
 
     def entry(
@@ -157,8 +162,11 @@ class _Check:
         settings = self.model(kind.settings, raw, where)
         if settings is None:
             return None
-        for name, message in kind.check(settings, self.context):
-            self.report((*where, name) if name else where, message)
+        try:
+            for name, message in kind.check(settings, self.context):
+                self.report((*where, name) if name else where, message)
+        except Exception as error:  # anybody's code, and what it meets on the way to a model may be anything
+            self.report(where, f"{kind.kind!r} could not be checked: {error}")
         return StageEntry(kind, settings, retrievers)
 
     def model(self, model: type[BaseModel], raw: Mapping[str, Any], where: Location, also: Iterable[str] = ()) -> Any:
@@ -217,10 +225,18 @@ class _Check:
         """The parts of a budget add up to no more than the whole."""
         if whole_ms is None:
             return
-        parts = [entry.settings.budget_ms for entry in built if entry is not None]
-        total_ms = sum(ms for ms in parts if ms is not None)
-        if total_ms > whole_ms:
-            sums = " + ".join(f"{ms:g}" for ms in parts if ms is not None)
+        parts = [ms for entry in built if entry is not None and (ms := _granted_ms(entry)) is not None]
+        total_ms = sum(parts)
+        if total_ms > whole_ms * (1 + ROUNDING):
+            sums = " + ".join(f"{ms:g}" for ms in parts)
             self.report(
                 where, f"expected at least what {render(part)} add up to, {sums} = {total_ms:g}, got {whole_ms:g}"
             )
+
+
+def _granted_ms(entry: StageEntry) -> float | None:
+    """A stage's own budget, or else what its retrievers are granted together; None for neither."""
+    if entry.settings.budget_ms is not None:
+        return entry.settings.budget_ms
+    inner = [ms for retriever in entry.retrievers if (ms := retriever.settings.budget_ms) is not None]
+    return sum(inner) if inner else None

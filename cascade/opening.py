@@ -110,11 +110,15 @@ def with_budget(cascade: OpenedCascade, budget_s: float) -> OpenedCascade:
 def _scaled(cascade: OpenedCascade, budget_s: float, factor: float) -> OpenedCascade:
     def scaled(stage: OpenedStage) -> OpenedStage:
         inner = tuple(scaled(retriever) for retriever in stage.retrievers)
-        planned = dataclasses.replace(
-            stage.planned, budget_s=stage.planned.budget_s * factor, retrievers=tuple(part.planned for part in inner)
-        )
+        own_s = _times(stage.planned.budget_s, factor)
+        planned = dataclasses.replace(stage.planned, budget_s=own_s, retrievers=tuple(part.planned for part in inner))
         return dataclasses.replace(stage, planned=planned, retrievers=inner)
 
     stages = tuple(scaled(stage) for stage in cascade.stages)
     plan = dataclasses.replace(cascade.plan, budget_s=budget_s, stages=tuple(stage.planned for stage in stages))
     return OpenedCascade(plan, cascade.collection, stages)
+
+
+def _times(budget_s: float, factor: float) -> float:
+    """A budget times a factor; no limit stays no limit, also when nothing is left of the others."""
+    return budget_s if budget_s == math.inf else budget_s * factor

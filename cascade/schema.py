@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from cascade.registry import Registry
 from cascade.stage import STAGE_NAME, OnOverrun, Role, StageKind, StageSettings
@@ -46,6 +46,14 @@ class CascadeSettings(_Block):
     overload: Overload = Field("degrade", description="what a query meets that cannot be answered in time")
     max_waiting: int = Field(1000, ge=1, description="queries that may wait at once; one more is refused")
     passages: PassageSettings = Field(default_factory=PassageSettings, description="how documents are split")
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _whole_number(cls, value: Any) -> Any:
+        """Refuses ``true`` and ``1.0``, which equal 1 in Python."""
+        if value == FORMAT_VERSION and type(value) is not int:
+            raise ValueError(f"expected {FORMAT_VERSION}")
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +98,11 @@ def json_schema(registry: Registry) -> dict[str, Any]:
     top = CascadeSettings.model_json_schema()
     definitions: dict[str, Any] = top.pop("$defs", {})
     retrievers: list[dict[str, str]] = []
-    others: list[dict[str, str]] = []
+    stages: list[dict[str, str]] = []
     for name in registry.names():
         kind = registry.get(name)
-        own = kind.settings.model_json_schema()
-        definitions.update(own.pop("$defs", {}))
+        own = kind.settings.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}")
+        definitions.update({f"{name}.{inner}": schema for inner, schema in own.pop("$defs", {}).items()})
         own["properties"]["kind"] = {"const": name, "description": own["properties"]["kind"].get("description", "")}
         if kind.role == "fuser":
             own["properties"]["retrievers"] = {
@@ -106,9 +114,12 @@ def json_schema(registry: Registry) -> dict[str, Any]:
             own["required"] = sorted({*own.get("required", []), "retrievers"})
         own["title"] = name
         definitions[f"stage.{name}"] = own
-        (retrievers if kind.role == "retriever" else others).append({"$ref": f"#/$defs/stage.{name}"})
+        reference = {"$ref": f"#/$defs/stage.{name}"}
+        stages.append(reference)
+        if kind.role == "retriever" or callable(kind.role):
+            retrievers.append(reference)
     definitions["retriever"] = {"oneOf": retrievers}
-    definitions["stage"] = {"oneOf": [*retrievers, *others]}
+    definitions["stage"] = {"oneOf": stages}
     top["properties"]["stages"] = {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/stage"}}
     top["required"] = sorted({*top.get("required", []), "stages"})
     return {
