@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cascade import api
 from cascade.api import Cascade, index_corpus
 from cascade.io import read_corpus
 from cascade.load import load_config
@@ -64,12 +65,20 @@ class Small:
         return self.folder / "index"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other on a busy machine cost more than they bring."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(api, "_cores", lambda: 1)
+        yield
+
+
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     from cascade.demo import gather
 
     everything = list(gather())
-    documents = [document for document in everything if len(document.text) <= 200][::14]
+    documents = [document for document in everything if len(document.text) <= 200][::20]
     documents += [document for document in everything if document.doc_id == LONG]
     made = Small(tmp_path_factory.mktemp("small"), documents)
     with made.corpus.open("w", encoding="utf-8") as file:
@@ -78,11 +87,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
             file.write(json.dumps({**line, **document.metadata}) + "\n")
     made.queries.write_text("".join(json.dumps({"_id": key, "text": text}) + "\n" for key, text in QUERIES.items()))
     made.config.write_text(CONFIG)
-    index_corpus(load_config(made.config), read_corpus(made.corpus), made.index, threads=1)
+    index_corpus(load_config(made.config), read_corpus(made.corpus), made.index)
     return made
 
 
 @pytest.fixture(scope="session")
 def engine(small: Small) -> Iterator[Cascade]:
-    with Cascade.from_yaml(small.config, index=small.index, threads=1) as opened:
+    with Cascade.from_yaml(small.config, index=small.index) as opened:
         yield opened
