@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cascade.api import COSTS_FILE, Cascade
-from cascade.cli.options import Config, IndexDir
+from cascade.cli.options import Config, IndexDir, in_a_folder
 from cascade.cli.output import progress_bar, say, show
 from cascade.cost import CostProfile
 from cascade.stage import Work
@@ -18,7 +18,10 @@ def calibrate(
     config: Config,
     index: IndexDir,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Where the profile goes; default: the index directory.")
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", callback=in_a_folder, help="Where the profile goes; default: the index directory."
+        ),
     ] = None,
 ) -> None:
     """Measures what the stages cost on this machine, so that budgets are kept from the first query on.

@@ -11,8 +11,8 @@ import typer
 from cascade import evaluation
 from cascade.api import Budget, Cascade
 from cascade.cli.judged import read_judged
-from cascade.cli.options import BudgetMs, Measures, NoBudget, QrelsPath, budget
-from cascade.cli.output import console, messages, progress_bar
+from cascade.cli.options import BudgetMs, JsonFile, Measures, NoBudget, QrelsPath, budget
+from cascade.cli.output import progress_bar, say, show
 from cascade.evaluation import (
     COMPARED_MEASURES,
     System,
@@ -41,7 +41,7 @@ def compare(
         typer.Option("--queries", "-q", metavar="FILE", help="Questions to run; with runs, those that count."),
     ] = None,
     measures: Measures = None,
-    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write it all as JSON, too.")] = None,
+    json: JsonFile = None,
     worst: Annotated[int, typer.Option("--worst", min=0, help="Lost queries to list for each pair.")] = 5,
     budget_ms: BudgetMs = None,
     no_budget: NoBudget = False,
@@ -69,10 +69,10 @@ def compare(
         systems = [_answered(path, name, index, asked, granted) for name, path in zip(called, configs, strict=True)]
     texts = {query.query_id: query.text for query in asked}
     comparison = evaluation.compare(systems, judgments, names, texts=texts, worst=worst)
-    console.print(render_comparison(comparison))
+    show(render_comparison(comparison))
     if json is not None:
         write_json_atomic(json, comparison.to_json())
-        messages.print(f"{json}: written", markup=False)
+        say(f"{json}: written")
 
 
 def _check(

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from cascade.api import FROM_CONFIG, Cascade
-from cascade.cli.output import console, messages, ms, progress_bar
+from cascade.cli.output import ms, progress_bar, say, show
 from cascade.demo import load_questions
 from cascade.demo.build import demo_index
 from cascade.engine import QueryRun
@@ -44,21 +45,21 @@ def demo(
         index, built = demo_index(cascade, folder / cascade.settings.name, told)
     corpus = index.manifest.corpus
     verb = "built" if built else "reused"
-    messages.print(f"index {verb}: {corpus.documents} documents in {corpus.passages} passages, {folder}", markup=False)
+    say(f"index {verb}: {corpus.documents} documents in {corpus.passages} passages, {folder}")
     doc_ids = set(index.doc_ids(range(len(index))))
     questions, judgments, _ = load_questions(doc_ids)
     with Cascade(cascade, index=index) as engine:
         shown = [query for query in questions if query.query_id in SHOWN]
         for run in engine.runs(shown, FROM_CONFIG):
             run.result()
-            console.print(Text(f"\n{run.query.text}", style="bold"), _funnel(run), sep="\n")
+            show(Group(Text(f"\n{run.query.text}", style="bold"), _funnel(run)))
         with progress_bar() as told:
             staged = run_staged(engine, questions, FROM_CONFIG, lambda done, total: told("questions", done, total))
-    console.print(f"\n{len(questions)} questions with {len(judgments)} judgments, each under the cascade's budget:\n")
-    console.print(render(gap_report(staged, judgments)))
+    show(f"\n{len(questions)} questions with {len(judgments)} judgments, each under the cascade's budget:\n")
+    show(render(gap_report(staged, judgments)))
     place = folder / cascade.settings.name
     command = f'cascade search --config {cascade.source} --index {place} "…" --explain'
-    messages.print(f"\nAsk it yourself:\n  {command}", markup=False, soft_wrap=True)
+    say(f"\nAsk it yourself:\n  {command}")
 
 
 def _funnel(run: QueryRun) -> Table:

@@ -9,8 +9,18 @@ import typer
 
 from cascade.api import Cascade
 from cascade.cli.judged import read_judged
-from cascade.cli.options import BudgetMs, Config, IndexDir, Measures, NoBudget, QrelsPath, Queries, budget
-from cascade.cli.output import console, messages, progress_bar
+from cascade.cli.options import (
+    BudgetMs,
+    Config,
+    IndexDir,
+    Measures,
+    NoBudget,
+    QrelsPath,
+    Queries,
+    budget,
+    in_a_folder,
+)
+from cascade.cli.output import progress_bar, say, show
 from cascade.evaluation import (
     DEFAULT_MEASURES,
     gap_report,
@@ -28,9 +38,14 @@ def evaluate(
     queries: Queries,
     qrels: QrelsPath,
     measures: Measures = None,
-    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON, too.")] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", callback=in_a_folder, help="Write the report as JSON, too.")
+    ] = None,
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write the report as a page for a browser, too.")
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE", callback=in_a_folder, help="Write the report as a page for a browser, too."
+        ),
     ] = None,
     budget_ms: BudgetMs = None,
     no_budget: NoBudget = False,
@@ -48,11 +63,11 @@ def evaluate(
     with Cascade.from_yaml(config, index=index) as engine, progress_bar() as told:
         staged = run_staged(engine, wanted, granted, lambda done, total: told("queries", done, total))
     report = gap_report(staged, judgments, measures=names)
-    console.print(render(report))
+    show(render(report))
     if json is not None:
         write_json_atomic(json, report.to_json())
-        messages.print(f"{json}: written", markup=False)
+        say(f"{json}: written")
     if html is not None:
         with atomic_write(html) as file:
             file.write(report_page(report))
-        messages.print(f"{html}: written", markup=False)
+        say(f"{html}: written")

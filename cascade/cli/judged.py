@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cascade.cli.output import messages
+from cascade.cli.output import say
 from cascade.evaluation import judged_queries
 from cascade.io import read_qrels, read_queries
 from cascade.types import Qrel, Query
@@ -21,7 +21,7 @@ def read_judged(queries: Path, qrels: Path) -> tuple[list[Query], list[Qrel]]:
     without = len(asked) - len(wanted)
     others = len({qrel.query_id for qrel in judgments}) - len(wanted)
     if without:
-        messages.print(f"{queries}: {without} of {len(asked)} queries have no judgments and are left out", markup=False)
+        say(f"{queries}: {without} of {len(asked)} queries have no judgments and are left out")
     if others:
-        messages.print(f"{qrels}: {others} judged queries are not among those asked and do not count", markup=False)
+        say(f"{qrels}: {others} judged queries are not among those asked and do not count")
     return wanted, theirs

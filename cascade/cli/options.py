@@ -9,6 +9,14 @@ import typer
 
 from cascade.api import FROM_CONFIG, Budget
 
+
+def in_a_folder(path: Path | None) -> Path | None:
+    """Refuses an output file whose folder is not there, before the work instead of after it."""
+    if path is not None and not path.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {path.parent}; make it, or write somewhere else")
+    return path
+
+
 Config: TypeAlias = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="The cascade, a YAML file.")]
 IndexDir: TypeAlias = Annotated[Path, typer.Option("--index", "-i", metavar="DIR", help="An index of 'cascade index'.")]
 CorpusPath: TypeAlias = Annotated[
@@ -35,6 +43,13 @@ BudgetMs: TypeAlias = Annotated[
 ]
 NoBudget: TypeAlias = Annotated[
     bool, typer.Option("--no-budget", help="No time limit: every stage at full depth, for measuring quality alone.")
+]
+OutputRun: TypeAlias = Annotated[
+    Path,
+    typer.Option("--output", "-o", metavar="FILE", callback=in_a_folder, help="Where the run goes, in TREC format."),
+]
+JsonFile: TypeAlias = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", callback=in_a_folder, help="Write it all as JSON, too.")
 ]
 
 

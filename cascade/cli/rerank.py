@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cascade.api import Cascade
-from cascade.cli.options import BudgetMs, Config, CorpusPath, NoBudget, Queries, TopK, budget
+from cascade.cli.options import BudgetMs, Config, CorpusPath, NoBudget, OutputRun, Queries, TopK, budget
 from cascade.cli.output import progress_bar, say
 from cascade.errors import InputError
 from cascade.io import read_corpus, read_queries, read_run, write_run
@@ -20,7 +20,7 @@ def rerank(
     corpus: CorpusPath,
     queries: Queries,
     run: Annotated[Path, typer.Option("--run", metavar="FILE", help="The TREC run to reorder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The reordered run.")],
+    output: OutputRun,
     top_k: TopK = None,
     budget_ms: BudgetMs = None,
     no_budget: NoBudget = False,

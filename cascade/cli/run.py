@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from cascade.api import Cascade
-from cascade.cli.options import BudgetMs, Config, IndexDir, NoBudget, Queries, TopK, budget
+from cascade.cli.options import BudgetMs, Config, IndexDir, NoBudget, OutputRun, Queries, TopK, budget
 from cascade.cli.output import progress_bar, say
 from cascade.io import read_queries, write_run
 
@@ -17,7 +12,7 @@ def run(
     config: Config,
     index: IndexDir,
     queries: Queries,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The run, in TREC format.")],
+    output: OutputRun,
     top_k: TopK = None,
     budget_ms: BudgetMs = None,
     no_budget: NoBudget = False,

@@ -41,7 +41,7 @@ def check(ref: str, context: Context) -> str | None:
             _parse_hub(ref)
         else:
             require_files(_folder(ref, context), ref)
-    except ModelError as error:
+    except (ModelError, OSError, RuntimeError) as error:  # a path may be unreadable, or have no home to expand to
         return str(error)
     return None
 

@@ -1,0 +1,164 @@
+"""``cascade tune``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from cascade.cli.output import console, messages, progress_bar
+from cascade.errors import InputError
+from cascade.index import Index
+from cascade.io import atomic_write, atomic_write_bytes, read_qrels, write_json_atomic
+from cascade.schema import CascadeConfig
+from cascade.tuner import Effort, Goal, Judgments, Load, Recording, SearchSpace, Tuned, Verified
+from cascade.tuner import tune as tune_cascade
+from cascade.tuner.page import page
+from cascade.tuner.plot import png
+from cascade.tuner.report import summary, to_json, tuned_yaml
+from cascade.tuner.study import Sampler
+from cascade.tuner.tune import TRIALS
+from cascade.tuner.verify import spread
+from cascade.tuner.verify import verify as verify_live
+
+MOST_VERIFIED = 10
+
+
+def tune(
+    recording: Annotated[Path, typer.Option("--recording", metavar="FILE", help="A recording of 'cascade record'.")],
+    qrels: Annotated[Path, typer.Option("--qrels", metavar="FILE", help="Judgments: TREC or BEIR.")],
+    budget_ms: Annotated[float, typer.Option("--budget-ms", metavar="MS", help="What the percentile has to meet.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="The tuned cascade; front.json, .png, .html lie beside it.")
+    ],
+    percentile: Annotated[float, typer.Option("--percentile", help="Of the latency.")] = 95.0,
+    measure: Annotated[str, typer.Option("--measure", "-m", help="Of quality.")] = "nDCG@10",
+    confidence: Annotated[float, typer.Option("--confidence", help="Of the error bars.")] = 0.95,
+    rate: Annotated[
+        float | None, typer.Option("--rate", help="Queries a second, at random times; default: one at a time.")
+    ] = None,
+    servers: Annotated[int, typer.Option("--servers", min=1, help="Tasks at the same time, with --rate.")] = 1,
+    space: Annotated[
+        Path | None, typer.Option("--space", metavar="FILE", help="Cascades to choose from; default: derived.")
+    ] = None,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Cascades to try at most.")] = TRIALS,
+    sampler: Annotated[str, typer.Option("--sampler", help="Of spaces larger than --trials: tpe or nsga2.")] = "tpe",
+    processes: Annotated[int, typer.Option("--processes", min=1, help="That share the work.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", help="Of the sampler and the split of the queries.")] = 0,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Leave out judgments of queries that were not recorded.")
+    ] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Run the best cascades live; needs --index.")] = False,
+    index: Annotated[Path | None, typer.Option("--index", "-i", metavar="DIR", help="The recorded index.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Of each task, with --verify.")] = None,
+) -> None:
+    """Finds the best cascade for a latency budget by replaying a recording, without running any model.
+
+    Half of the queries are kept to report on, or five-fold cross-validation is used where there are few. An interrupted
+    study goes on when the command is given again.
+
+    Example: cascade tune --recording T.parquet --qrels qrels/test.tsv --budget-ms 50 --out tuned.yaml
+    """
+    if verify and index is None:
+        raise typer.BadParameter("--verify runs cascades live and needs --index")
+    chosen_sampler = _sampler(sampler)
+    if not out.parent.is_dir():
+        raise InputError(f"{out}: expected an existing folder {out.parent}, found none; create it first")
+    recorded = Recording.load(recording)
+    if index is not None:
+        recorded.require_index(Index.open(index), str(index))
+    goal = Goal(budget_ms, percentile, measure, confidence)
+    budgets_ms = [budget_ms]
+    chosen_space = (
+        SearchSpace.of(recorded, budgets_ms=budgets_ms)
+        if space is None
+        else SearchSpace.load(space, recorded, budgets_ms=budgets_ms)
+    )
+    load = None if rate is None else Load(rate, servers, seed)
+    judged = read_qrels(qrels)
+    effort = Effort(trials, processes, chosen_sampler, seed, out.with_name(out.stem + ".study.jsonl"))
+    with progress_bar() as told:
+        tuned = tune_cascade(
+            recorded,
+            judged,
+            goal,
+            space=chosen_space,
+            load=load,
+            effort=effort,
+            partial=partial,
+            progress=lambda done, total: told("cascades", done, total),
+        )
+    _write(tuned, out)
+    if verify and index is not None:
+        judgments = Judgments.of(judged, recorded, partial=partial)
+        _verify(tuned, out, judgments, Index.open(index), threads)
+
+
+def _sampler(name: str) -> Sampler:
+    if name == "tpe":
+        return "tpe"
+    if name == "nsga2":
+        return "nsga2"
+    raise typer.BadParameter(f"--sampler: expected tpe or nsga2, got {name!r}")
+
+
+def _write(tuned: Tuned, out: Path) -> None:
+    lines, report = summary(tuned), to_json(tuned)
+    text = tuned_yaml(tuned, out.parent)
+    with atomic_write(out) as file:
+        file.write(text)
+    write_json_atomic(out.with_name("front.json"), report)
+    with atomic_write(out.with_name("front.html")) as file:
+        file.write(page(report, lines))
+    console.print(Text("\n".join(lines)))
+    written = [out.name, "front.json", "front.html"]
+    try:
+        picture = png(report)
+    except InputError as error:  # all else is there already, and worth having
+        messages.print(Text(f"no front.png: {error}"))
+    else:
+        with atomic_write_bytes(out.with_name("front.png")) as raw:
+            raw.write(picture)
+        written.append("front.png")
+    messages.print(Text(f"{out.parent}: {', '.join(written)} written"))
+
+
+def _verify(tuned: Tuned, out: Path, judgments: Judgments, index: Index, threads: int | None) -> None:
+    points = [tuned.front.points[i] for i in spread(len(tuned.front), MOST_VERIFIED)]
+    if tuned.chosen not in points:
+        points[-1] = tuned.chosen
+    configs: list[tuple[str, CascadeConfig]] = [
+        (point.label, tuned.config_of(point, folder=out.parent)) for point in points
+    ]
+    goal = tuned.tuning.goal
+    with progress_bar() as told:
+        verified = verify_live(
+            configs,
+            tuned.space.recording,
+            judgments,
+            index,
+            measure=goal.measure,
+            percentile=goal.percentile,
+            threads=threads,
+            progress=lambda done, total: told("live cascades", done, total),
+        )
+    write_json_atomic(out.with_name("verified.json"), [one.to_json() for one in verified])
+    console.print(_table(verified, goal.measure, goal.percentile))
+
+
+def _table(verified: Sequence[Verified], measure: str, percentile: float) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    heads = (f"p{percentile:g} predicted", "measured", "off", f"{measure} predicted", "measured", "holds", "cascade")
+    for name in heads:
+        table.add_column(name, justify="left" if name == "cascade" else "right")
+    for one in verified:
+        times = (f"{one.predicted_ms:.1f} ms", f"{one.measured_ms:.1f} ms", f"{one.latency_error:+.0%}")
+        quality = (f"{one.predicted:.4f}", f"{one.measured:.4f}")
+        table.add_row(*times, *quality, "yes" if one.holds else "no", Text(one.label))
+    held = sum(one.holds for one in verified)
+    table.caption = f"{held} of {len(verified)} within 10 % of p{percentile:g} and 0.005 of {measure}"
+    return table
