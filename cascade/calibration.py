@@ -29,13 +29,16 @@ class Effort:
     Args:
         stage_s: seconds spent on each stage, about.
         least_rounds: rounds over all sizes however long they take; the first of them only warms up.
+        highest_quantile: what so few measurements can say something of. A short warm-up would take its one slowest
+            task for the rule; what happens later corrects the rest.
     """
 
     stage_s: float
     least_rounds: int
+    highest_quantile: float = 1.0
 
 
-WARM_UP = Effort(stage_s=0.6, least_rounds=2)
+WARM_UP = Effort(stage_s=0.6, least_rounds=3, highest_quantile=0.9)
 THOROUGH = Effort(stage_s=15.0, least_rounds=4)
 
 
@@ -60,6 +63,7 @@ def calibrate(
         Whatever a stage raises: a stage that cannot be measured cannot be run.
     """
     costs = {}
+    stated = min(quantile, effort.highest_quantile)
     rng = np.random.default_rng(0)
     for stage in _units(cascade):
         samples: dict[str, list[Sample]] = {}
@@ -73,7 +77,7 @@ def calibrate(
                 break
             progress(stage.planned.name, min(0.99, spent_s / effort.stage_s) if effort.stage_s > 0 else 0.0)
         progress(stage.planned.name, 1.0)
-        costs.update({key: fit(measured, quantile) for key, measured in samples.items()})
+        costs.update({key: fit(measured, stated) for key, measured in samples.items()})
     return CostProfile(quantile, machine(), costs, source="calibrated" if effort is THOROUGH else "warm-up")
 
 

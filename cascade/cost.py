@@ -259,12 +259,12 @@ class _Tracked:
         self._update()
 
     def relax(self) -> None:
-        """Moves a prediction a tenth of the way back to what was fitted, and a hundredth below that."""
-        deviation, width = self._fitted()
+        """Moves a prediction a tenth of the way back to the fit of a typical task, and a hundredth below that."""
+        deviation, _ = self._fitted()
         self.level = self.level + math.log(_RELAX) if self.guessed else min(self.level, self.level * _RELAX)
         self.level += math.log(_DOUBT)
         self.deviation = min(self.deviation, deviation + _RELAX * (self.deviation - deviation))
-        self.width = min(self.width, width + _RELAX * (self.width - width))
+        self.width *= _RELAX
         self._update()
 
 

@@ -14,7 +14,7 @@ from stages.colbert.encoder import TokenEncoder, passages_of
 from stages.colbert.maxsim import Compute, maxsim
 from stages.colbert.settings import ColbertSettings
 from stages.colbert.store import StoredVectors, TokenVectors, Writer, ragged_offsets
-from stages.models import HFTokenizer, locate
+from stages.models import HFTokenizer, locate, one_thread
 
 _STORED_BATCH_TOKENS = 8192
 """Past this, the gathered embeddings fall out of the CPU's cache before the product reads them."""
@@ -101,7 +101,8 @@ class ColbertReranker(Reranker):
 
     def encode_query(self, query: Query) -> npt.NDArray[np.float32]:
         """float32 [query tokens, dim]."""
-        return self._encoder.encode_query(query.text)
+        with one_thread():
+            return self._encoder.encode_query(query.text)
 
     def lengths(self, query: npt.NDArray[np.float32], rows: Rows) -> npt.NDArray[np.int32]:
         """int32 [n]: tokens of each passage, from the index or as the encoder would read them."""

@@ -14,7 +14,7 @@ from stages.dense.encoder import Encoder, stated_pooling
 from stages.dense.kind import DenseSettings
 from stages.dense.retriever import GRAPH, ExactRetriever, HnswRetriever, read_graph, write_graph
 from stages.dense.vectors import BLOCK, VECTORS, Shape, Vectors, finish, write
-from stages.models import HFTokenizer, fingerprint, locate
+from stages.models import HFTokenizer, fingerprint, locate, one_thread
 
 
 class DenseStage(Stage):
@@ -70,7 +70,8 @@ class DenseStage(Stage):
 
     def _encode_query(self, text: str) -> npt.NDArray[np.float32]:
         ids = self._tokenizer.encode_start(text, self._settings.max_query_tokens)
-        vector: npt.NDArray[np.float32] = self._encoder.encode([np.concatenate((self._query_prefix, ids))])[0]
+        with one_thread():
+            vector: npt.NDArray[np.float32] = self._encoder.encode([np.concatenate((self._query_prefix, ids))])[0]
         return vector
 
     def _embed_all(self, passages: Passages) -> Vectors:

@@ -2,7 +2,7 @@
 
 from stages.models.catalogue import CATALOGUE, BundledModel
 from stages.models.layout import Layout, layout
-from stages.models.loading import load_transformer, longest_input, pad
+from stages.models.loading import load_transformer, longest_input, one_thread, pad
 from stages.models.reference import ModelRef, check, fingerprint, locate
 from stages.models.tokenizer import HFTokenizer
 
@@ -18,5 +18,6 @@ __all__ = [
     "load_transformer",
     "locate",
     "longest_input",
+    "one_thread",
     "pad",
 ]

@@ -96,6 +96,23 @@ def pad(sequences: Sequence[TokenIds], pad_id: int, multiple: int = 8) -> tuple[
 
 
 @contextmanager
+def one_thread() -> Iterator[None]:
+    """Runs torch on the calling thread alone.
+
+    For work as small as one query: sharing it among threads gains little on idle cores and, where they are busy, makes
+    every layer wait until the operating system has run them all.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps transformers' warnings and progress bars from the user: what matters in them is raised as errors."""
     from transformers.utils import logging as transformers_logging
