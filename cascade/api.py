@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from cascade.calibration import WARM_UP, calibrate
 from cascade.clock import Clock, Deadline, MonotonicClock
 from cascade.cost import CostModel, CostProfile
 from cascade.engine import QueryRun
-from cascade.errors import BadIndex, InputError
+from cascade.errors import BadIndex, InputError, Overloaded
 from cascade.executor import Executor, Ticket
 from cascade.index import BuildProgress, Corpus, Index, Manifest, MemoryPassages, build_index
 from cascade.load import load_config
@@ -28,6 +29,7 @@ from cascade.registry import Registry
 from cascade.schema import CascadeConfig
 from cascade.stage import Context
 from cascade.tasks import OpenedCascade
+from cascade.telemetry import Observation, Observer, Observers
 from cascade.types import Candidates, Document, Query, Ranking
 from cascade.workqueue import admit
 
@@ -75,6 +77,7 @@ class Cascade:
         workers: int = 1,
         threads: int | None = None,
         clock: Clock | None = None,
+        observers: Iterable[Observer] = (),
     ) -> None:
         """Loads the models and opens them over the index.
 
@@ -86,6 +89,7 @@ class Cascade:
             workers: tasks executed at the same time.
             threads: threads of each task; by default the cores divided among the workers.
             clock: time; the machine's by default.
+            observers: told of every query once it is over; see ``cascade.telemetry``.
 
         Raises:
             ModelError: when a model cannot be loaded.
@@ -108,6 +112,7 @@ class Cascade:
             costs = calibrate(self._opened, self._clock, quantile=self.plan.quantile, effort=WARM_UP)
         self.costs = CostModel.unknown(self.plan.quantile) if costs is None else CostModel(costs)
         self._executor = Executor(self.costs, workers=workers, max_waiting=self.plan.max_waiting, clock=self._clock)
+        self._observers = Observers(observers)
 
     @classmethod
     def from_yaml(
@@ -120,6 +125,7 @@ class Cascade:
         workers: int = 1,
         threads: int | None = None,
         verify: bool = True,
+        observers: Iterable[Observer] = (),
     ) -> Cascade:
         """The engine that a YAML file describes.
 
@@ -132,6 +138,7 @@ class Cascade:
             workers: tasks executed at the same time.
             threads: threads of each task.
             verify: check the index's checksums.
+            observers: told of every query once it is over.
 
         Raises:
             ConfigError: when the file is wrong.
@@ -143,7 +150,7 @@ class Cascade:
         profile = CostProfile.load(Path(costs)) if isinstance(costs, str | Path) else costs
         if profile is None and index is not None:
             profile = _profile_of(Path(index))
-        return cls(config, index=opened, costs=profile, workers=workers, threads=threads)
+        return cls(config, index=opened, costs=profile, workers=workers, threads=threads, observers=observers)
 
     def __enter__(self) -> Cascade:
         return self
@@ -154,8 +161,9 @@ class Cascade:
         self.close()
 
     def close(self) -> None:
-        """Stops the workers. Queries still waiting are dropped."""
+        """Stops the workers. Queries still waiting are dropped; observers are told of all that ended before."""
         self._executor.close()
+        self._observers.close()
 
     def search(self, query: str | Query, top_k: int | None = None, budget_ms: Budget = FROM_CONFIG) -> Ranking:
         """The best documents of the index for a query.
@@ -174,8 +182,7 @@ class Cascade:
         """
         _check_top_k(top_k)
         ticket = self._submit(self._need_index(), _query(query), self._budget_s(budget_ms))
-        ticket.wait()
-        return ticket.run.result(top_k)
+        return self._finished(ticket).result(top_k)
 
     async def asearch(self, query: str | Query, top_k: int | None = None, budget_ms: Budget = FROM_CONFIG) -> Ranking:
         """``search`` for asyncio. Cancelling it drops the query before its next batch."""
@@ -189,6 +196,8 @@ class Cascade:
         except asyncio.CancelledError:
             ticket.cancel()
             raise
+        finally:
+            self._tell(ticket.run)
         return ticket.run.result(top_k)
 
     def search_many(
@@ -219,10 +228,10 @@ class Cascade:
         waiting: deque[Ticket] = deque()
         for query in queries:
             if len(waiting) >= at_once:
-                yield _finished(waiting.popleft())
+                yield self._finished(waiting.popleft())
             waiting.append(self._submit(cascade, _query(query), budget_s))
         while waiting:
-            yield _finished(waiting.popleft())
+            yield self._finished(waiting.popleft())
 
     def rerank(
         self,
@@ -253,8 +262,7 @@ class Cascade:
         ticket = self._submit(
             cascade, _query(query), self._budget_s(budget_ms), Candidates.unscored(rows), entered=entered
         )
-        ticket.wait()
-        return ticket.run.result(len(documents) if top_k is None else top_k)
+        return self._finished(ticket).result(len(documents) if top_k is None else top_k)
 
     def calibrate(self, progress: Callable[[str, float], None] = lambda stage, share: None) -> CostProfile:
         """Measures thoroughly what the stages cost on this machine and uses it from now on.
@@ -304,9 +312,28 @@ class Cascade:
             candidates=candidates,
             entered=entered,
         )
-        if budget_s != math.inf:
-            admit(run, self._executor.queued_s(run.deadline.at), now, self.plan.overload)
-        return self._executor.submit(run)
+        try:
+            if budget_s != math.inf:
+                admit(run, self._executor.queued_s(run.deadline.at), now, self.plan.overload)
+            return self._executor.submit(run)
+        except Overloaded as error:
+            self._tell(run, error)
+            raise
+
+    def _finished(self, ticket: Ticket) -> QueryRun:
+        """Waits for a query to be over."""
+        try:
+            ticket.wait()
+        finally:
+            self._tell(ticket.run)
+        return ticket.run
+
+    def _tell(self, run: QueryRun, refused: Overloaded | None = None) -> None:
+        """Reports a query that is over, or was refused, to the observers, who hear of it on their own thread."""
+        if self._observers:
+            started_at = time.time() - (self._clock.now() - run.entered)
+            error = _error_of(run) if refused is None else refused
+            self._observers.tell(Observation(run.query, run.trace, error, started_at))
 
     def _under(self, cascade: OpenedCascade, budget_s: float) -> OpenedCascade:
         """``with_budget``, remembered for the index, since callers use few budgets and ask often."""
@@ -349,9 +376,13 @@ def index_corpus(
     return build_index(target, corpus, stages.indexed(), planned.passages, force=force, progress=progress)
 
 
-def _finished(ticket: Ticket) -> QueryRun:
-    ticket.wait()
-    return ticket.run
+def _error_of(run: QueryRun) -> Exception | None:
+    """What ``result`` raises; that of a ``DeadlineExceeded`` carries no hits here."""
+    try:
+        run.result(top_k=0)
+    except Exception as error:
+        return error
+    return None
 
 
 def _limited(plan: Plan) -> bool:
