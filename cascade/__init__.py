@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cascade.api import FROM_CONFIG, Cascade, index_corpus
+    from cascade.api import Cascade, index_corpus
+    from cascade.arguments import FROM_CONFIG
     from cascade.clock import Deadline
     from cascade.cost import CostProfile
     from cascade.errors import (
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from cascade.types import Document, Hit, Qrel, Query, Ranking, ScoredDoc
 
 _PUBLIC = {
-    "cascade.api": ("FROM_CONFIG", "Cascade", "index_corpus"),
+    "cascade.api": ("Cascade", "index_corpus"),
+    "cascade.arguments": ("FROM_CONFIG",),
     "cascade.clock": ("Deadline",),
     "cascade.cost": ("CostProfile",),
     "cascade.errors": (

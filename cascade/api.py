@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, TypeAlias
 
 import numpy as np
 
+from cascade.arguments import FROM_CONFIG, Budget, as_documents, as_query, as_seconds, check_top_k
 from cascade.calibration import WARM_UP, calibrate
 from cascade.clock import Clock, Deadline, MonotonicClock
 from cascade.cost import CostModel, CostProfile
@@ -35,28 +35,9 @@ from cascade.workqueue import admit
 
 logger = logging.getLogger(__name__)
 
-MAX_QUERY_CHARACTERS = 1_000_000
-MAX_PASSAGES = 10_000
-MAX_PASSAGE_CHARACTERS = 10_000_000
-FOREVER_S = 30 * 24 * 3600.0
-"""A budget from here on is none: operating systems cannot wait for any number of seconds."""
 MOST_BUDGETS = 64
 AT_ONCE = 64
 COSTS_FILE = "costs.json"
-
-
-class _FromConfig:
-    """The type of ``FROM_CONFIG``."""
-
-    def __repr__(self) -> str:
-        return "FROM_CONFIG"
-
-
-FROM_CONFIG: Final = _FromConfig()
-"""Stands for the budget that the configuration states."""
-
-Budget: TypeAlias = float | _FromConfig | None
-"""Milliseconds; None for no limit, which runs every stage at full depth; ``FROM_CONFIG`` for the configured one."""
 
 
 class Cascade:
@@ -180,14 +161,14 @@ class Cascade:
             StageError: when a stage failed that says ``on_error: fail``.
             Overloaded: when the query could not be answered in time behind those already waiting.
         """
-        _check_top_k(top_k)
-        ticket = self._submit(self._need_index(), _query(query), self._budget_s(budget_ms))
+        check_top_k(top_k)
+        ticket = self._submit(self._need_index(), as_query(query), as_seconds(budget_ms, self.plan.budget_s))
         return self._finished(ticket).result(top_k)
 
     async def asearch(self, query: str | Query, top_k: int | None = None, budget_ms: Budget = FROM_CONFIG) -> Ranking:
         """``search`` for asyncio. Cancelling it drops the query before its next batch."""
-        _check_top_k(top_k)
-        ticket = self._submit(self._need_index(), _query(query), self._budget_s(budget_ms))
+        check_top_k(top_k)
+        ticket = self._submit(self._need_index(), as_query(query), as_seconds(budget_ms, self.plan.budget_s))
         left_s = ticket.left_s()
         try:
             await asyncio.wait_for(asyncio.wrap_future(ticket.future), None if left_s == math.inf else max(0.0, left_s))
@@ -217,19 +198,19 @@ class Cascade:
         Raises:
             As ``search``.
         """
-        _check_top_k(top_k)
+        check_top_k(top_k)
         for run in self.runs(queries, budget_ms):
             yield run.result(top_k)
 
     def runs(self, queries: Iterable[str | Query], budget_ms: Budget = None) -> Iterator[QueryRun]:
         """Like ``stream``, but yields the finished runs, which also know the order after each stage."""
-        cascade, budget_s = self._need_index(), self._budget_s(budget_ms)
+        cascade, budget_s = self._need_index(), as_seconds(budget_ms, self.plan.budget_s)
         at_once = max(1, min(AT_ONCE, self.plan.max_waiting // 2)) if budget_s == math.inf else 1
         waiting: deque[Ticket] = deque()
         for query in queries:
             if len(waiting) >= at_once:
                 yield self._finished(waiting.popleft())
-            waiting.append(self._submit(cascade, _query(query), budget_s))
+            waiting.append(self._submit(cascade, as_query(query), budget_s))
         while waiting:
             yield self._finished(waiting.popleft())
 
@@ -253,15 +234,13 @@ class Cascade:
             InputError: for too many or too long passages, for two of one ``doc_id``, and as in ``search``.
         """
         entered = self._clock.now()
-        _check_top_k(top_k)
-        documents = _documents(passages)
-        _check_size(documents)
+        check_top_k(top_k)
+        documents = as_documents(passages)
         collection = MemoryPassages(documents, self.plan.passages, self._stages.tokenizers(rerankers_only=True))
         cascade = self._stages.open_texts(collection)
         rows = np.arange(len(collection), dtype=np.int32)
-        ticket = self._submit(
-            cascade, _query(query), self._budget_s(budget_ms), Candidates.unscored(rows), entered=entered
-        )
+        budget_s = as_seconds(budget_ms, self.plan.budget_s)
+        ticket = self._submit(cascade, as_query(query), budget_s, Candidates.unscored(rows), entered=entered)
         return self._finished(ticket).result(len(documents) if top_k is None else top_k)
 
     def calibrate(self, progress: Callable[[str, float], None] = lambda stage, share: None) -> CostProfile:
@@ -280,17 +259,6 @@ class Cascade:
                 "search needs an index: make one with 'cascade index' and pass index=DIR; rerank() needs none"
             )
         return self._opened
-
-    def _budget_s(self, budget_ms: Budget) -> float:
-        if isinstance(budget_ms, _FromConfig):
-            return self.plan.budget_s if self.plan.budget_s < FOREVER_S else math.inf
-        if budget_ms is None:
-            return math.inf
-        if isinstance(budget_ms, bool) or not (isinstance(budget_ms, int | float) and budget_ms >= 0):
-            raise InputError(
-                f"budget_ms: expected a number of milliseconds >= 0, or None for no limit, got {budget_ms!r}"
-            )
-        return float(budget_ms) / 1000 if budget_ms < FOREVER_S * 1000 else math.inf
 
     def _submit(
         self,
@@ -405,37 +373,3 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _query(query: str | Query) -> Query:
-    if isinstance(query, str):
-        query = Query("", query)
-    if not isinstance(query, Query):
-        raise InputError(f"query: expected a string or a Query, got {type(query).__name__}")
-    if len(query.text) > MAX_QUERY_CHARACTERS:
-        limit = f"expected at most {MAX_QUERY_CHARACTERS} characters, got {len(query.text)}"
-        raise InputError(f"query: {limit}; a query is a question, not a document")
-    return query
-
-
-def _documents(passages: Sequence[str | Document]) -> list[Document]:
-    if isinstance(passages, str):
-        raise InputError("passages: expected a sequence of texts or documents, got one string; put it into a list")
-    documents = [Document(str(i), p) if isinstance(p, str) else p for i, p in enumerate(passages)]
-    for i, document in enumerate(documents):
-        if not isinstance(document, Document):
-            raise InputError(f"passages[{i}]: expected a string or a Document, got {type(document).__name__}")
-    return documents
-
-
-def _check_top_k(top_k: int | None) -> None:
-    if isinstance(top_k, bool) or (top_k is not None and not (isinstance(top_k, int) and top_k >= 0)):
-        raise InputError(f"top_k: expected an integer >= 0, or None for the cascade's own, got {top_k!r}")
-
-
-def _check_size(documents: Sequence[Document]) -> None:
-    if len(documents) > MAX_PASSAGES:
-        raise InputError(f"passages: expected at most {MAX_PASSAGES}, got {len(documents)}; cut the list before")
-    characters = sum(len(document.text) + len(document.title) for document in documents)
-    if characters > MAX_PASSAGE_CHARACTERS:
-        raise InputError(f"passages: expected at most {MAX_PASSAGE_CHARACTERS} characters in all, got {characters}")

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from cascade import evaluation
-from cascade.api import Budget, Cascade
+from cascade.api import Cascade
+from cascade.arguments import Budget
 from cascade.cli.judged import read_judged
 from cascade.cli.options import BudgetMs, JsonFile, Measures, NoBudget, QrelsPath, budget
 from cascade.cli.output import progress_bar, say, show

@@ -10,7 +10,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cascade.api import FROM_CONFIG, Cascade
+from cascade.api import Cascade
+from cascade.arguments import FROM_CONFIG
 from cascade.cli.output import ms, progress_bar, say, show
 from cascade.demo import load_questions
 from cascade.demo.build import demo_index

@@ -7,7 +7,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from cascade.api import FROM_CONFIG, Budget
+from cascade.arguments import FROM_CONFIG, Budget
 
 
 def in_a_folder(path: Path | None) -> Path | None:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from cascade.api import Budget, Cascade
+from cascade.api import Cascade
+from cascade.arguments import Budget
 from cascade.engine import QueryRun
 from cascade.errors import InputError
 from cascade.evaluation.runs import StagedRun, StageRun
