@@ -40,10 +40,6 @@ class Rates(NamedTuple):
         """Predicted seconds of one task."""
         return self.fixed_s + self.pair_s * work.pairs + self.token_s * work.tokens + self.square_s * work.squares
 
-    def scaled(self, factor: float) -> Rates:
-        """All rates times ``factor``."""
-        return Rates(self.fixed_s * factor, self.pair_s * factor, self.token_s * factor, self.square_s * factor)
-
 
 FREE = Rates()
 """What is not known to cost anything; the clock alone then limits the work."""
@@ -244,16 +240,21 @@ class _Tracked:
         return deviation, margin / deviation
 
     def _update(self) -> None:
-        self.now = self.cost.rates.scaled(math.exp(self.level + self.width * self.deviation))
+        factor = math.exp(self.level + self.width * self.deviation)
+        fixed_s, pair_s, token_s, square_s = self.cost.rates
+        self.now = Rates(fixed_s * factor, pair_s * factor, token_s * factor, square_s * factor)
 
     def observe(self, ratio: float, seconds: float, quantile: float) -> None:
         """Follows one task, given the logarithm of its real over its fitted seconds."""
         step = ratio - self.level
-        exceeded = step > self.width * self.deviation + _ROUNDING
+        width, deviation = self.width, self.deviation
+        exceeded = step > width * deviation + _ROUNDING
         if abs(step) > _LARGEST_STEP:
             step = math.copysign(_LARGEST_STEP, step)
-        self.width = max(0.0, self.width + _WIDTH_STEP * (exceeded - (1 - quantile)))
-        self.deviation = max(_LEAST_DEVIATION, self.deviation + _DEVIATION_GAIN * (abs(step) - self.deviation))
+        width += _WIDTH_STEP * (exceeded - (1 - quantile))
+        deviation += _DEVIATION_GAIN * (abs(step) - deviation)
+        self.width = width if width > 0.0 else 0.0
+        self.deviation = deviation if deviation > _LEAST_DEVIATION else _LEAST_DEVIATION
         self.level += _LEVEL_GAIN * step
         self.typical_s += _LEVEL_GAIN * (seconds - self.typical_s) if self.typical_s > 0 else seconds
         self._update()

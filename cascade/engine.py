@@ -20,8 +20,7 @@ from cascade.errors import Cancelled, DeadlineExceeded, StageError
 from cascade.ranking import best_passages, cut, hits, interleave, merge, reorder
 from cascade.reranking import rerank
 from cascade.retrieval import fuse, retrieve
-from cascade.stage import Fuser, Retriever, Work
-from cascade.stagerun import StageRun, Steps
+from cascade.stagerun import ENCODING, StageRun, Steps
 from cascade.tasks import Health, Healthy, OpenedCascade, OpenedStage, Outcome, Task
 from cascade.trace import Reason, StageTrace, Trace
 from cascade.types import Candidates, Query, Ranking
@@ -79,7 +78,7 @@ class QueryRun:
         self._end = deadline.at - FINISH_S
         self._waited_s = self._seconds = 0.0
         self._worked = False
-        self._positions = [i for i, stage in enumerate(cascade.stages) if candidates is None or _reranks(stage)]
+        self._positions = [i for i, stage in enumerate(cascade.stages) if candidates is None or stage.reranks]
         self._minima_s = [self._minimum(cascade.stages[position]) for position in self._positions]
         self._ranked = Candidates.empty() if candidates is None else candidates
         self._kept: list[Candidates] = []
@@ -122,8 +121,10 @@ class QueryRun:
         with self._lock:
             if self.done:
                 return None
-            self._note_waiting(self._clock.now() if outcome is None else outcome.began, started=outcome is not None)
-            if outcome is not None:
+            if outcome is None:
+                self._note_waiting(self._clock.now(), started=False)
+            else:
+                self._note_waiting(outcome.began, started=True)
                 self.served_s += outcome.ended - outcome.began
             return self._next(outcome)
 
@@ -193,8 +194,9 @@ class QueryRun:
         collection, stages = self.cascade.collection, self.cascade.stages
         if top_k is None:
             top_k = stages[-1].planned.top_k if stages else len(self._ranked)
-        ordered = self.order_after(len(self._kept) - 1) if self._kept else self._ranked
-        best = best_passages(ordered, collection, top_k)
+        best = best_passages(self._ranked, collection, top_k)
+        if len(best) < top_k and self._kept:
+            best = best_passages(self.order_after(len(self._kept) - 1), collection, top_k)
         return Ranking(self.query, hits(best, collection, [stage.planned.name for stage in stages]), self.trace)
 
     # Everything below runs under the lock.
@@ -236,7 +238,7 @@ class QueryRun:
                 run = self._begin(stage, self._deadline_of(number))
                 if stage.retrievers:
                     yield from self._fuse(run)
-                elif isinstance(stage.opened, Retriever):
+                elif not stage.reranks:
                     yield from retrieve(run, self.query, self._rows_wanted(stage.planned.top_k))
                 else:
                     yield from rerank(run, self.query)
@@ -282,8 +284,8 @@ class QueryRun:
         """Predicted seconds of the least that a stage can do."""
         if stage.retrievers:
             return sum(self._minimum(inner) for inner in stage.retrievers)
-        encode_s = self._costs.rates(stage.key("encode")).seconds(Work(1.0))
-        if isinstance(stage.opened, Retriever):
+        encode_s = self._costs.rates(stage.key("encode")).seconds(ENCODING)
+        if not stage.reranks:
             return encode_s + self._costs.typical_s(stage.key("search"))
         return scheduler.minimum_seconds(encode_s, self._costs.rates(stage.key(stage.scoring)))
 
@@ -295,7 +297,7 @@ class QueryRun:
 
     def _begin(self, stage: OpenedStage, deadline: float) -> StageRun:
         received, total = self._ranked, len(self._ranked)
-        if not _reranks(stage):
+        if not stage.reranks:
             received, total = Candidates.empty(), len(self.cascade.collection)
         now = self._clock.now()
         run = StageRun(stage, received, total, now, deadline, self._clock, self._costs, self._health, self.yield_at)
@@ -341,7 +343,7 @@ class QueryRun:
     def _ranked_by(self, run: StageRun, position: int) -> Candidates:
         """The candidates in the order that a stage gives them."""
         plan = run.stage.planned
-        if not _reranks(run.stage):
+        if not run.stage.reranks:
             fused = bool(run.stage.retrievers)  # into one list, or abandoned before
             rows, scores = interleave(run.found) if fused else merge(run.found, self._rows_wanted(plan.top_k))
             return Candidates(rows, scores, np.full(len(rows), position, np.int16))
@@ -357,7 +359,3 @@ class QueryRun:
         elif run.reason == "budget" and plan.on_overrun == "fail" and not self._overrun:
             spent_ms = (self._clock.now() - run.began) * 1000
             self._overrun = f"{place} ran out of time after {spent_ms:.1f} ms: {run.detail}; it says on_overrun: fail"
-
-
-def _reranks(stage: OpenedStage) -> bool:
-    return not isinstance(stage.opened, Retriever | Fuser)

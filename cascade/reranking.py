@@ -35,7 +35,7 @@ def rerank(run: StageRun, query: Query) -> Steps:
     if outcome is None:
         return
     encoded, lengths = outcome.value
-    plan = _planner(run, reranker, lengths)
+    plan, task_of = _planner(run, reranker, lengths), _tasks(run, reranker, encoded)
     todo, fruitless = np.arange(len(rows)), 0
     while len(todo) > 0 and fruitless < FRUITLESS:
         groups = plan(todo)
@@ -45,7 +45,7 @@ def rerank(run: StageRun, query: Query) -> Steps:
             break
         done = 0
         for group in groups:
-            task = _task(run, reranker, encoded, rows[group.positions], group.work)
+            task = task_of(rows[group.positions], group.work)
             outcome = (yield task) if run.may_start(task) else None
             if outcome is None:
                 break
@@ -94,7 +94,7 @@ def _planner(
 ) -> Callable[[npt.NDArray[np.int64]], list[scheduler.Group]]:
     """What turns the candidates still to be scored into batches that fit into the time left."""
     stage_s = run.left_s
-    shortest = float(max(1, lengths.min()))
+    shortest = max(1.0, float(np.minimum.reduce(lengths)))
     whole = scheduler.by_length(lengths, run.costs.rates(run.key))
 
     def plan(todo: npt.NDArray[np.int64]) -> list[scheduler.Group]:
@@ -111,13 +111,18 @@ def _planner(
     return plan
 
 
-def _task(run: StageRun, reranker: Reranker | ListwiseReranker, encoded: Encoded, rows: Rows, work: Work) -> Task:
-    if run.scoring == "window":
-        assert isinstance(reranker, ListwiseReranker)
-        return run.task("window", lambda: reranker.score_window(encoded, rows), work)
-    assert isinstance(reranker, Reranker)
-    pairs = Batch.single(encoded, rows)
-    return run.task("score", lambda: reranker.score(pairs), work, pairs)
+def _tasks(run: StageRun, reranker: Reranker | ListwiseReranker, encoded: Encoded) -> Callable[[Rows, Work], Task]:
+    """What makes a task of some candidates."""
+    if isinstance(reranker, ListwiseReranker):
+        score_window = reranker.score_window
+        return lambda rows, work: run.task("window", lambda: score_window(encoded, rows), work)
+    score = reranker.score
+
+    def pointwise(rows: Rows, work: Work) -> Task:
+        pairs = Batch.single(encoded, rows)
+        return run.task("score", lambda: score(pairs), work, pairs)
+
+    return pointwise
 
 
 def _keep(run: StageRun, group: scheduler.Group, outcome: Outcome) -> bool:

@@ -43,9 +43,11 @@ def retrieve(run: StageRun, query: Query, wanted: int) -> Steps:
         except Exception as error:  # a stage may return anything
             run.reject(error)
             return
-        finite = np.isfinite(scores)
-        run.keeps(len(scores), int(np.count_nonzero(finite)))
-        run.found.append((rows[finite], scores[finite]))
+        total, finite = len(scores), np.isfinite(scores)
+        if not np.logical_and.reduce(finite):
+            rows, scores = rows[finite], scores[finite]
+        run.keeps(total, len(scores))
+        run.found.append((rows, scores))
         run.scored += stop - start
 
 

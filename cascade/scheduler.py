@@ -28,6 +28,7 @@ PADDING = (0.045, 0.095, 0.207, 0.5)
 _GRID = (np.log2(np.maximum(np.arange(8192), 1)) * FINEST).astype(np.int16)
 TYPICAL_TOKENS = 128.0
 """Length of a candidate that nothing is known of."""
+_TYPICAL = Work(1.0, TYPICAL_TOKENS, TYPICAL_TOKENS * TYPICAL_TOKENS)
 
 
 def stage_deadline(now: float, query_end: float, budget_s: float, carried_s: float, reserve_s: float) -> float:
@@ -106,24 +107,25 @@ class Lengths:
 
     Args:
         order: int64 [n], the candidates, bucket after bucket, each in rank order.
-        bucket: int64 [n], the bucket of each candidate of ``order``, rising.
-        place: int64 [n], the place within its bucket of each candidate of ``order``, from 0.
+        counts: how many candidates each bucket has.
         longest: the longest of each bucket, which the others are padded to.
     """
 
     order: npt.NDArray[np.int64]
-    bucket: npt.NDArray[np.int64]
-    place: npt.NDArray[np.int64]
+    counts: tuple[int, ...]
     longest: tuple[int, ...]
 
     def only(self, todo: npt.NDArray[np.int64]) -> Lengths:
         """The same for some of the candidates."""
         wanted = np.zeros(int(self.order.max()) + 1, np.bool_)
         wanted[todo] = True
-        kept = wanted[self.order]
-        bucket = self.bucket[kept]
-        starts = np.searchsorted(bucket, np.arange(len(self.longest)))
-        return Lengths(self.order[kept], bucket, np.arange(len(bucket)) - starts[bucket], self.longest)
+        return self.where(wanted[self.order])
+
+    def where(self, kept: npt.NDArray[np.bool_]) -> Lengths:
+        """The same for the candidates of ``order`` that are marked, bool [n]."""
+        bucket = np.arange(len(self.counts)).repeat(self.counts)
+        counts = np.bincount(bucket[kept], minlength=len(self.counts))
+        return Lengths(self.order[kept], tuple(counts.tolist()), self.longest)
 
 
 def by_length(lengths: npt.NDArray[np.int32], rates: Rates) -> Lengths:
@@ -133,11 +135,9 @@ def by_length(lengths: npt.NDArray[np.int32], rates: Rates) -> Lengths:
         lengths: int32 [n], tokens of each candidate in rank order; n >= 1.
         rates: cost of scoring.
     """
-    n, ranks = len(lengths), np.arange(len(lengths))
-    fine = _GRID.take(lengths, mode="clip")
-    counts = np.bincount(fine)
-    used = counts.nonzero()[0]
-    octaves = float(used[-1] - used[0]) / FINEST
+    n = len(lengths)
+    shortest, longest = int(np.minimum.reduce(lengths)), int(np.maximum.reduce(lengths))
+    octaves = (_grid(longest) - _grid(shortest)) / FINEST
     mean = max(1.0, float(np.add.reduce(lengths)) / n)
     half_s = n / 2 * (rates.token_s * mean + rates.square_s * mean * mean)  # about half of them will be scored
     shift, cost_s = 0, math.inf
@@ -146,14 +146,17 @@ def by_length(lengths: npt.NDArray[np.int32], rates: Rates) -> Lengths:
         if total_s < cost_s:
             shift, cost_s = coarser, total_s
     if half_s * (2**octaves - 1) / 2 <= cost_s:
-        return Lengths(ranks, np.zeros(n, np.int64), ranks, (int(np.maximum.reduce(lengths)),))
-    found = fine >> shift
+        return Lengths(np.arange(n), (n,), (longest,))
+    found = _GRID.take(lengths, mode="clip") >> shift
     order = found.argsort(kind="stable")
     counts = np.bincount(found)
     counts = counts[counts > 0]
-    starts = counts.cumsum() - counts
-    longest = np.maximum.reduceat(lengths[order], starts)
-    return Lengths(order, np.arange(len(counts)).repeat(counts), ranks - starts.repeat(counts), tuple(longest.tolist()))
+    tops = np.maximum.reduceat(lengths[order], counts.cumsum() - counts)
+    return Lengths(order, tuple(counts.tolist()), tuple(tops.tolist()))
+
+
+def _grid(length: int) -> int:
+    return int(_GRID[min(max(0, length), len(_GRID) - 1)])
 
 
 def quantum(seconds: float, rates: Rates) -> float:
@@ -180,24 +183,34 @@ def batches(lengths: Lengths, seconds: float, quantum_s: float, rates: Rates, ba
     sizes = [_size(top, each_s, room_s, batch_tokens) for top, each_s in zip(lengths.longest, each, strict=True)]
     if len(each) == 1:
         return _alike(lengths, seconds, each[0], rates.fixed_s, sizes[0])
-    order, bucket = lengths.order, lengths.bucket
-    opens = lengths.place % np.array(sizes)[bucket] == 0
-    if seconds != math.inf:
-        cost = np.array(each)[bucket] + rates.fixed_s * opens
-        by_rank = order.argsort()
-        depth = int(cost[by_rank].cumsum().searchsorted(seconds + ROUNDING_S, side="right"))
-        if depth == 0:
-            return []
-        if depth < len(order):
-            within = order <= order[by_rank[depth - 1]]
-            order, bucket, opens = order[within], bucket[within], opens[within]
-    starts = opens.nonzero()[0].tolist()
+    whole_s = 0.0
+    for count, each_s, size in zip(lengths.counts, each, sizes, strict=True):
+        whole_s += count * each_s + -(-count // size) * rates.fixed_s
+    if whole_s > seconds:
+        lengths = _fitting(lengths, seconds, each, sizes, rates.fixed_s)
     groups: list[tuple[int, Group]] = []
-    for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
-        longest = lengths.longest[bucket[start]]
-        groups.append((int(order[(start + end) // 2]), _group(order[start:end], longest)))
+    start = 0
+    for count, size, longest in zip(lengths.counts, sizes, lengths.longest, strict=True):
+        stop = start + count
+        for at in range(start, stop, size):
+            end = min(at + size, stop)
+            groups.append((int(lengths.order[(at + end) // 2]), _group(lengths.order[at:end], longest)))
+        start = stop
     groups.sort(key=_middle)
     return [group for _, group in groups]
+
+
+def _fitting(lengths: Lengths, seconds: float, each: list[float], sizes: list[int], fixed_s: float) -> Lengths:
+    """The longest prefix of the candidates whose batches fit; whoever opens a batch pays for the call."""
+    cost = np.array(each).repeat(lengths.counts)
+    start = 0
+    for count, size in zip(lengths.counts, sizes, strict=True):
+        cost[start : start + count : size] += fixed_s
+        start += count
+    by_rank = np.zeros(int(lengths.order.max()) + 1)
+    by_rank[lengths.order] = cost
+    last = by_rank.cumsum().searchsorted(seconds + ROUNDING_S, side="right")
+    return lengths.where(lengths.order < last)
 
 
 def _middle(item: tuple[int, Group]) -> int:
@@ -269,7 +282,7 @@ def may_start(now: float, predicted_s: float, deadline: float) -> bool:
 
 def minimum_seconds(encode_s: float, rates: Rates) -> float:
     """What a stage needs at least to be of any use: to encode the query and score one typical candidate."""
-    return encode_s + rates.seconds(Work(1.0, TYPICAL_TOKENS, TYPICAL_TOKENS * TYPICAL_TOKENS))
+    return encode_s + rates.seconds(_TYPICAL)
 
 
 def admits(now: float, deadline: float, queued_s: float, minimum_s: float) -> bool:

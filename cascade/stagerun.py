@@ -26,6 +26,9 @@ from cascade.types import Candidates, Rows, Scores
 
 Steps: TypeAlias = Generator[Task, Outcome | None, None]
 
+ENCODING = Work(1.0)
+"""The query-side work of a stage, whatever it is."""
+
 
 @dataclass(slots=True, eq=False)
 class StageRun:
@@ -78,7 +81,7 @@ class StageRun:
     @property
     def end_at(self) -> float:
         """When it has to end, as things stand."""
-        return min(self.deadline, self.yield_at)
+        return self.deadline if self.deadline <= self.yield_at else self.yield_at
 
     @property
     def left_s(self) -> float:
@@ -159,7 +162,7 @@ class StageRun:
 
 def encode(run: StageRun, call: Callable[[], Any]) -> Generator[Task, Outcome | None, Outcome | None]:
     """The query-side work of a stage; None after noting why it could not be done."""
-    task = run.task("encode", call, Work(1.0))
+    task = run.task("encode", call, ENCODING)
     outcome = None
     if run.may_start(task):
         outcome = yield task

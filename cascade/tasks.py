@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from cascade.index import Collection
 from cascade.planner import Plan, PlannedStage
-from cascade.stage import Batch, ListwiseReranker, Opened, Retriever, Work
+from cascade.stage import Batch, Fuser, ListwiseReranker, Opened, Retriever, Work
 
 Action: TypeAlias = Literal["encode", "search", "score", "window", "fuse"]
 
@@ -22,23 +22,34 @@ class OpenedStage:
         opened: what scores.
         cost_key: identifies what its work costs.
         retrievers: of a fuser, what it fuses.
+        scoring: the action that does its main work.
     """
 
     planned: PlannedStage
     opened: Opened
     cost_key: str
     retrievers: tuple[OpenedStage, ...] = ()
+    scoring: Action = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scoring", _scoring(self.opened))
 
     def key(self, action: Action) -> str:
         """What the cost of an action is filed under."""
         return f"{self.cost_key}/{action}"
 
     @property
-    def scoring(self) -> Action:
-        """The action that does its main work."""
-        if isinstance(self.opened, Retriever):
-            return "search"
-        return "window" if isinstance(self.opened, ListwiseReranker) else "score"
+    def reranks(self) -> bool:
+        """Whether it scores what other stages have found."""
+        return self.scoring in ("score", "window")
+
+
+def _scoring(opened: Opened) -> Action:
+    if isinstance(opened, Retriever):
+        return "search"
+    if isinstance(opened, Fuser):
+        return "fuse"
+    return "window" if isinstance(opened, ListwiseReranker) else "score"
 
 
 @dataclass(frozen=True, slots=True)

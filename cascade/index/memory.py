@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cascade.errors import InputError
-from cascade.index.collection import checked_rows, joined, unknown_document
+from cascade.index.collection import checked_row, checked_rows, joined, unknown_document
 from cascade.index.documents import check_document
 from cascade.index.split import Splitter
 from cascade.index.tokens import TokenStore
@@ -101,4 +101,4 @@ class MemoryPassages:
         return owner.text[start:stop]
 
     def _owner(self, row: int) -> Document:
-        return self._documents[int(self.doc_rows([row])[0])]
+        return self._documents[int(self._owners[checked_row(row, len(self))])]

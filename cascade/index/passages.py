@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cascade.index.collection import checked_rows, joined, unknown_document
+from cascade.index.collection import checked_row, checked_rows, joined, unknown_document
 from cascade.index.documents import DocumentStore
 from cascade.index.tokens import TokenStore
 from cascade.stage import Tokenizer
@@ -108,4 +108,4 @@ class StoredPassages:
         return self._store.texts.slice(owner, int(self._store.starts[row]), int(self._store.stops[row]))
 
     def _owner(self, row: int) -> int:
-        return int(self.doc_rows([row])[0])
+        return int(self._store.owners[checked_row(row, self._passages)])

@@ -284,12 +284,15 @@ def test_closing_without_time_drops_what_is_unanswered(bench):
     made = bench(two_stages(fault=gate))
     tickets = [made.executor.submit(made.run()) for _ in range(3)]
     assert gate.entered.wait(GUARD_S)
-    threading.Timer(0.0, gate.release.set).start()
-    made.executor.close(drain_s=0.0)
+    closing = threading.Thread(target=made.executor.close, args=(0.0,))
+    closing.start()
     for ticket in tickets:
         assert finished(ticket.future)
         with pytest.raises(Cancelled, match="closed"):
             ticket.run.result()
+    gate.release.set()
+    closing.join(GUARD_S)
+    assert not closing.is_alive()
 
 
 # The queue by itself

@@ -100,6 +100,9 @@ def test_rows_out_of_range_are_refused(collection: Collection, rows: list[int]) 
     for call in (collection.texts, collection.doc_ids, collection.doc_rows):
         with pytest.raises(IndexError, match="expected rows from 0 to 5"):
             call(rows)
+    for look_up in (collection.title, collection.passage_text, collection.metadata):
+        with pytest.raises(IndexError, match="expected a row from 0 to 5"):
+            look_up(rows[-1])
 
 
 def test_documents_that_are_not_split(make: Make) -> None:

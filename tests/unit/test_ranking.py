@@ -24,6 +24,12 @@ def test_merge_takes_the_best_of_all_ranges_ties_by_row():
     assert merge([], 3)[0].tolist() == []
 
 
+def test_merge_orders_ties_by_row_whatever_the_order_of_the_ranges():
+    rows, scores = merge([found((9, 1.0), (7, 1.0)), found((3, 1.0), (1, 2.0))], 3)
+    assert rows.tolist() == [1, 3, 7]
+    assert scores.tolist() == [2.0, 1.0, 1.0]
+
+
 def test_interleave_gives_every_row_once_by_its_best_place():
     rows, scores = interleave([found((4, 9.0), (2, 8.0)), found((7, 1.0), (4, 0.5), (1, 0.1))])
     assert rows.tolist() == [4, 7, 2, 1]
