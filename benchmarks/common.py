@@ -16,9 +16,12 @@ def machine_record() -> dict[str, str]:
     return {"machine": machine(), "python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A Markdown table on stdout."""
-    print("| " + " | ".join(header) + " |")
-    print("|" + "---|" * len(header))
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
+    """A table in Markdown on stdout."""
+    print(markdown_table(header, rows))

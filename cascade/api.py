@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import os
@@ -167,6 +166,8 @@ class Cascade:
 
     async def asearch(self, query: str | Query, top_k: int | None = None, budget_ms: Budget = FROM_CONFIG) -> Ranking:
         """``search`` for asyncio. Cancelling it drops the query before its next batch."""
+        import asyncio  # whoever calls this has loaded it; the others need not
+
         check_top_k(top_k)
         ticket = self._submit(self._need_index(), as_query(query), as_seconds(budget_ms, self.plan.budget_s))
         left_s = ticket.left_s()

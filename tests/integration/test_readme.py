@@ -4,6 +4,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,11 @@ def test_the_stage_of_the_readme_is_a_full_citizen(tmp_path: Path) -> None:
     assert [hit.doc_id for hit in ranking] == ["2025", "2022", "2019"]
     assert ranking[0].score == -5
     assert ranking[0].stage == "newest"
+
+
+def test_figures_are_those_of_the_results() -> None:
+    check = [sys.executable, str(ROOT / "benchmarks" / "readme.py"), "--check"]
+    assert subprocess.run(check, check=False).returncode == 0, "run python benchmarks/readme.py"
 
 
 def test_every_file_and_folder_that_the_readme_names_is_there() -> None:

@@ -1,0 +1,118 @@
+r"""How fast is replay, and how much faster than running the same cascades?
+
+    cascade record --config configs/default.yaml --index IDX --queries DATA/queries.jsonl --depth 600 --out T.parquet
+    python benchmarks/replay.py --recording T.parquet --qrels DATA/qrels/test.tsv --index IDX \\
+        --configurations 1000 --processes 2 --live 10 --out benchmarks/results/replay.json
+
+Configurations are spread evenly over a space of chains, depths and budgets over the recorded stages, half of them with
+a budget. The time counts everything after the recording is loaded in every process; ``--live`` of them are then run on
+an open engine over the same queries. Without the recording, or without the index for ``--live``, it says so and ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from common import machine_record, print_table
+
+from cascade.api import Cascade
+from cascade.index import Index
+from cascade.io import read_qrels, write_json_atomic
+from cascade.tuner import Judgments, Point, Recording, Replayer, SearchSpace, SpaceSettings
+from cascade.tuner.study import Workers
+
+DEPTHS = [10, 15, 20, 30, 40, 50, 70, 100, 150, 200, 300, 500]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recording", type=Path, required=True)
+    parser.add_argument("--qrels", type=Path, required=True)
+    parser.add_argument("--index", type=Path)
+    parser.add_argument("--folder", type=Path, default=Path(), help="of the recorded YAML file, for relative models")
+    parser.add_argument("--configurations", type=int, default=1000)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--live", type=int, default=0)
+    parser.add_argument("--budget-ms", type=float, default=50.0)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    for path in (arguments.recording, arguments.qrels):
+        if not path.exists():
+            print(f"skipped: {path} is not there; see --help for how to make it")
+            return 0
+    recording = Recording.load(arguments.recording)
+    judgments = Judgments.of(read_qrels(arguments.qrels), recording, partial=True)
+    space = _space(recording, arguments.budget_ms)
+    points = _spread(list(space.points()), arguments.configurations)
+    seconds = _replay(Replayer(recording, judgments), space, points, arguments.processes)
+    replays = len(points) * len(recording)
+    report = {
+        **machine_record(),
+        "configurations": len(points),
+        "queries": len(recording),
+        "candidates_mean": float(np.diff(recording.rows.offsets).mean()),
+        "processes": arguments.processes,
+        "seconds": seconds,
+        "replays_per_second": replays / seconds,
+    }
+    if arguments.live and arguments.index is not None and arguments.index.exists():
+        report |= _live(recording, space, _spread(points, arguments.live), arguments.index, arguments.folder)
+        report["times_faster"] = report["live_seconds_per_query"] * replays / seconds
+    elif arguments.live:
+        print(f"nothing is run live: no index at {arguments.index}")
+    rows = [[name, f"{value:.6g}" if isinstance(value, float) else str(value)] for name, value in report.items()]
+    print_table(["", ""], rows)
+    if arguments.out is not None:
+        write_json_atomic(arguments.out, report)
+    return 0
+
+
+def _space(recording: Recording, budget_ms: float) -> SearchSpace:
+    depths = [depth for depth in DEPTHS if depth <= recording.header.depth]
+    settings = SpaceSettings(depths=depths, budgets_ms=[None, budget_ms / 2, budget_ms, 2 * budget_ms], top_k=10)
+    return SearchSpace.of(recording, settings)
+
+
+def _spread(points: list[Point], count: int) -> list[Point]:
+    """``count`` of the points, half of them with a budget where there are enough of both."""
+    free = [point for point in points if point.limits.budget_ms is None]
+    limited = [point for point in points if point.limits.budget_ms is not None]
+    few = min(len(free), count // 2)
+    parts = ((free, few), (limited, min(len(limited), count - few)))
+    return [part[round(place)] for part, n in parts if n for place in np.linspace(0, len(part) - 1, n).tolist()]
+
+
+def _replay(replayer: Replayer, space: SearchSpace, points: list[Point], processes: int) -> float:
+    with Workers(replayer, space, replayer.measures[0], None, processes) as workers:
+        list(workers.run(points[:1] * (32 * processes)))  # every process has loaded the recording
+        began = time.perf_counter()
+        tried = sum(len(trials) for trials in workers.run(points))
+        seconds = time.perf_counter() - began
+    assert tried == len(points)
+    return seconds
+
+
+def _live(
+    recording: Recording, space: SearchSpace, points: list[Point], index: Path, folder: Path
+) -> dict[str, float | int]:
+    opened, spent, answered = Index.open(index), 0.0, 0
+    recording.require_index(opened)
+    for point in points:
+        config = replace(space.config(point), folder=folder)
+        with Cascade(config, index=opened, costs=recording.profile(config.settings.quantile)) as engine:
+            engine.search(recording.queries[0])
+            began = time.perf_counter()
+            for query in recording.queries:
+                engine.search(query)
+            spent += time.perf_counter() - began
+            answered += len(recording)
+    return {"live_configurations": len(points), "live_seconds_per_query": spent / answered}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
