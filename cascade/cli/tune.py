@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from cascade.cli.output import console, messages, progress_bar
@@ -21,9 +20,9 @@ from cascade.tuner.page import page
 from cascade.tuner.plot import png
 from cascade.tuner.report import summary, to_json, tuned_yaml
 from cascade.tuner.study import Sampler
-from cascade.tuner.tune import TRIALS
-from cascade.tuner.verify import spread
-from cascade.tuner.verify import verify as verify_live
+from cascade.tuner.tuning import TRIALS
+from cascade.tuner.verification import spread
+from cascade.tuner.verification import verify as verify_live
 
 MOST_VERIFIED = 10
 
@@ -114,12 +113,12 @@ def _write(tuned: Tuned, out: Path) -> None:
     write_json_atomic(out.with_name("front.json"), report)
     with atomic_write(out.with_name("front.html")) as file:
         file.write(page(report, lines))
-    console.print(Text("\n".join(lines)))
+    console.print(Text("\n".join(lines)), soft_wrap=True)
     written = [out.name, "front.json", "front.html"]
     try:
         picture = png(report)
     except InputError as error:  # all else is there already, and worth having
-        messages.print(Text(f"no front.png: {error}"))
+        messages.print(Text(f"no front.png: {error}"), soft_wrap=True)
     else:
         with atomic_write_bytes(out.with_name("front.png")) as raw:
             raw.write(picture)
@@ -147,18 +146,17 @@ def _verify(tuned: Tuned, out: Path, judgments: Judgments, index: Index, threads
             progress=lambda done, total: told("live cascades", done, total),
         )
     write_json_atomic(out.with_name("verified.json"), [one.to_json() for one in verified])
-    console.print(_table(verified, goal.measure, goal.percentile))
+    for line in _lines(verified, goal.measure, goal.percentile):
+        console.print(Text(line), soft_wrap=True)
 
 
-def _table(verified: Sequence[Verified], measure: str, percentile: float) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    heads = (f"p{percentile:g} predicted", "measured", "off", f"{measure} predicted", "measured", "holds", "cascade")
-    for name in heads:
-        table.add_column(name, justify="left" if name == "cascade" else "right")
+def _lines(verified: Sequence[Verified], measure: str, percentile: float) -> list[str]:
+    heads = (f"p{percentile:g} predicted", "measured", "off", f"{measure} predicted", "measured", "holds")
+    lines = ["  ".join(heads) + "  cascade"]
     for one in verified:
-        times = (f"{one.predicted_ms:.1f} ms", f"{one.measured_ms:.1f} ms", f"{one.latency_error:+.0%}")
-        quality = (f"{one.predicted:.4f}", f"{one.measured:.4f}")
-        table.add_row(*times, *quality, "yes" if one.holds else "no", Text(one.label))
+        cells = [f"{one.predicted_ms:.1f} ms", f"{one.measured_ms:.1f} ms", f"{one.latency_error:+.0%}"]
+        cells += [f"{one.predicted:.4f}", f"{one.measured:.4f}", "yes" if one.holds else "no"]
+        padded = [cell.rjust(len(head)) for cell, head in zip(cells, heads, strict=True)]
+        lines.append("  ".join([*padded, one.label]))
     held = sum(one.holds for one in verified)
-    table.caption = f"{held} of {len(verified)} within 10 % of p{percentile:g} and 0.005 of {measure}"
-    return table
+    return [*lines, f"{held} of {len(verified)} within 10 % of p{percentile:g} and 0.005 of {measure}"]

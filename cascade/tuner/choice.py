@@ -1,0 +1,188 @@
+"""From trials to a choice with honest figures: chosen on some queries, reported on others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from cascade.errors import InputError
+from cascade.evaluation import bootstrap_interval
+from cascade.tuner.evaluated import percentile_ms
+from cascade.tuner.front import FrontPoint, ParetoFront, pareto
+from cascade.tuner.study import Trial
+
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+ENOUGH = 100
+"""Judged queries from which on half of them are kept for validation; of fewer, all serve for both by turns."""
+FOLDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What is wanted.
+
+    Args:
+        budget_ms: that the percentile of the latency has to meet.
+        percentile: which.
+        measure: of quality, as in ``nDCG@10``.
+        confidence: of the error bars.
+
+    Raises:
+        InputError: a number is out of range.
+    """
+
+    budget_ms: float
+    percentile: float = 95.0
+    measure: str = "nDCG@10"
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not 0 < self.budget_ms < math.inf:
+            raise InputError(f"budget_ms: expected milliseconds above 0, got {self.budget_ms!r}")
+        if not 0 < self.percentile < 100:
+            raise InputError(f"percentile: expected a number between 0 and 100, got {self.percentile!r}")
+        if not 0 < self.confidence < 1:
+            raise InputError(f"confidence: expected a number between 0 and 1, got {self.confidence!r}")
+
+    def require_queries(self, count: int) -> None:
+        """Makes sure that the percentile can be told from ``count`` queries.
+
+        The largest of n independent latencies is above the p-quantile with probability 1 - p^n, so that n has to be
+        at least ln(1 - confidence) / ln p (Wilks, Determination of Sample Sizes for Setting Tolerance Limits, 1941).
+
+        Raises:
+            InputError: they are too few.
+        """
+        share = self.percentile / 100
+        needed = max(2, math.ceil(math.log(1 - self.confidence) / math.log(share) - 1e-9))
+        if count < needed:
+            raise InputError(
+                f"queries: p{self.percentile:g} at {self.confidence:.0%} confidence needs at least {needed} judged "
+                f"queries, got {count}; record and judge more, or ask for a lower --percentile or --confidence"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Queries to choose by, and queries to report on: bool [queries] each."""
+
+    tuning: Mask
+    validation: Mask
+
+
+def split(judged: Mask, seed: int = 0) -> list[Fold]:
+    """Halves where there are enough judged queries, else five folds in turn."""
+    count = int(judged.sum())
+    shuffled = np.random.default_rng(seed).permutation(np.flatnonzero(judged))
+    parts = [shuffled[: count // 2]] if count >= ENOUGH else np.array_split(shuffled, min(FOLDS, max(count, 1)))
+    folds = []
+    for part in parts:
+        validation = np.zeros(len(judged), np.bool_)
+        validation[part] = True
+        folds.append(Fold(judged & ~validation, validation))
+    return folds
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """All trials, and what follows from them.
+
+    Args:
+        trials: every cascade that was tried.
+        query: int64 [n], which query each answer of a trial is to.
+        folds: of the queries.
+        goal: what was wanted.
+    """
+
+    trials: Sequence[Trial]
+    query: npt.NDArray[np.int64]
+    folds: Sequence[Fold]
+    goal: Goal
+    _quality: Floats = field(init=False, repr=False)
+    _seconds: Floats = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_quality", np.array([trial.quality for trial in self.trials]))
+        object.__setattr__(self, "_seconds", np.array([trial.seconds for trial in self.trials]))
+
+    @property
+    def tuning(self) -> Mask:
+        """Answers that the choice was made by in the end."""
+        queries = np.any([fold.tuning for fold in self.folds], axis=0)
+        mask: Mask = queries[self.query]
+        return mask
+
+    def latency(self, answers: Mask) -> Floats:
+        """float64 [trials]: the percentile in milliseconds on some answers."""
+        part = self._seconds[:, answers]
+        return np.array([percentile_ms(seconds, self.goal.percentile) for seconds in part])
+
+    def quality(self, answers: Mask) -> Floats:
+        """float64 [trials]: the mean on some answers."""
+        mean: Floats = np.nanmean(self._quality[:, answers], axis=1)
+        return mean
+
+    def front(self) -> ParetoFront:
+        """The best cascade of each latency, each with what it is worth on queries it was not chosen by.
+
+        Raises:
+            InputError: no cascade answered in finite time.
+        """
+        latency, quality = self.latency(self.tuning), self.quality(self.tuning)
+        points = [self._point(trial, latency[trial], quality[trial]) for trial in pareto(latency, quality)]
+        return ParetoFront(tuple(points), self.goal.measure, self.goal.percentile)
+
+    def _point(self, trial: int, latency_ms: float, quality: float) -> FrontPoint:
+        values, seconds = self.validated(float(latency_ms))
+        low, high = bootstrap_interval(values, confidence=self.goal.confidence, samples=2000)
+        point = self.trials[trial].point
+        return FrontPoint(
+            label=point.label(),
+            latency_ms=float(latency_ms),
+            quality=float(quality),
+            validated_ms=percentile_ms(seconds, self.goal.percentile),
+            validated=float(values.mean()),
+            low=low,
+            high=high,
+            details={"trial": trial, "point": point.to_json()},
+        )
+
+    def validated(self, latency_ms: float, among: Mask | None = None) -> tuple[Floats, Floats]:
+        """Quality and seconds, on queries left out, of what would be chosen for a latency without them.
+
+        Args:
+            latency_ms: that the percentile may take.
+            among: bool [trials], those to choose from; all by default.
+        """
+        values, seconds = [], []
+        for fold in self.folds:
+            chosen = self._choose(fold, latency_ms, among)
+            answers = fold.validation[self.query]
+            values.append(self._quality[chosen, answers])
+            seconds.append(self._seconds[chosen, answers])
+        return np.concatenate(values), np.concatenate(seconds)
+
+    def _choose(self, fold: Fold, latency_ms: float, among: Mask | None = None) -> int:
+        """The trial of highest quality on a fold's tuning queries among those that are fast enough there."""
+        latency, quality = self._figures(fold)
+        if among is not None:
+            latency = np.where(among, latency, np.inf)
+        fitting = np.flatnonzero(latency <= latency_ms)
+        if len(fitting) == 0:
+            return int(np.argmin(latency))
+        best = fitting[quality[fitting] >= quality[fitting].max()]
+        return int(best[np.argmin(latency[best])])
+
+    def _figures(self, fold: Fold) -> tuple[Floats, Floats]:
+        if id(fold) not in self._kept:
+            answers = fold.tuning[self.query]
+            self._kept[id(fold)] = self.latency(answers), self.quality(answers)
+        return self._kept[id(fold)]
+
+    _kept: dict[int, tuple[Floats, Floats]] = field(default_factory=dict, init=False, repr=False)

@@ -1,0 +1,350 @@
+"""Recording: every stage of a cascade scores every candidate once, and every task is timed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cascade.clock import Clock, Deadline, MonotonicClock
+from cascade.cost import CostModel, machine
+from cascade.engine import QueryRun
+from cascade.errors import InputError
+from cascade.executor import Executor
+from cascade.index import Index
+from cascade.index.manifest import cascade_version
+from cascade.opening import LoadedStages
+from cascade.planner import PlannedStage, plan
+from cascade.ranking import merge
+from cascade.schema import CascadeConfig
+from cascade.stage import Batch, Context, Fuser, ListwiseReranker, Reranker, Retriever, Work
+from cascade.tasks import OpenedCascade, OpenedStage
+from cascade.tuner.format import (
+    FORMAT_VERSION,
+    TASK_COLUMNS,
+    Header,
+    RecordedIndex,
+    RecordedUnit,
+    index_fingerprint,
+    join_tables,
+    queries_digest,
+    read_table,
+    write_table,
+)
+from cascade.types import Query, Rows, Scores
+
+CHUNK = 16
+"""Queries in one part: what an interruption costs at most."""
+BATCH_SIZES = (32, 1, 64, 8, 2, 128, 16, 4)
+"""Sizes of the batches, in turn, so that the cost of every size is known; each as far as ``batch_tokens`` allows."""
+FUSED_SHARES = (1, 4)
+"""Fusion is timed on the whole rankings and on a quarter of them."""
+
+Columns = dict[str, list[Any]]
+Positions = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is recorded: a cascade that is open over an index.
+
+    Args:
+        cascade: the opened stages.
+        config: where they come from.
+        index: what they are open over.
+    """
+
+    cascade: OpenedCascade
+    config: CascadeConfig
+    index: RecordedIndex
+
+    @classmethod
+    def open(cls, config: CascadeConfig, index: Index, threads: int) -> Subject:
+        """Loads the stages of a configuration and opens them over an index.
+
+        Raises:
+            ModelError: when a model cannot be loaded.
+            IndexMismatch: when the index was built with other models or settings.
+        """
+        planned = plan(config)
+        index.require_passages(planned.passages)
+        cascade = LoadedStages(planned, Context(config.folder), threads).open_index(index)
+        return cls(cascade, config, described(index))
+
+    def header(self, queries: Sequence[Query], depth: int) -> Header:
+        """What the recording says of itself."""
+        return Header(
+            format_version=FORMAT_VERSION,
+            cascade_version=cascade_version(),
+            machine=machine(),
+            index=self.index,
+            depth=depth,
+            settings=self.config.settings.model_dump(mode="json"),
+            units=tuple(_unit(stage) for stage in self.units()),
+            queries=queries_digest(queries),
+        )
+
+    def units(self) -> Iterator[OpenedStage]:
+        """Every opened stage, fused retrievers before their fuser."""
+        for stage in self.cascade.stages:
+            yield from stage.retrievers
+            yield stage
+
+
+def described(index: Index) -> RecordedIndex:
+    """What a recording says of an index."""
+    corpus = index.manifest.corpus
+    return RecordedIndex(
+        fingerprint=index_fingerprint(index.manifest),
+        documents=corpus.documents,
+        passages=corpus.passages,
+        one_passage_each=index.one_passage_each,
+    )
+
+
+def record(
+    subject: Subject,
+    queries: Sequence[Query],
+    out: Path,
+    *,
+    depth: int,
+    force: bool = False,
+    clock: Clock | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Header:
+    """Records every stage on every query; goes on where an interrupted call with the same arguments ended.
+
+    The candidates of a query are the best ``depth`` documents of every retriever. Every reranker scores all of them,
+    whatever the configuration's own cuts are, so that any order, subset and depth of the stages can be replayed.
+
+    Args:
+        subject: the cascade, whose stages may be more than one would run one after the other.
+        queries: with distinct ids.
+        out: the file to write; parts of it lie in ``<out>.parts`` until it is complete.
+        depth: documents of each retriever.
+        force: replace a file that is there, and forget interrupted work.
+        clock: time; the machine's by default.
+        progress: told how many of how many queries are safely written.
+
+    Raises:
+        InputError: no queries, or two of one id; ``out`` is there already; the interrupted work is of another
+            recording.
+        Whatever a stage raises: what cannot be scored cannot be recorded.
+    """
+    if len({query.query_id for query in queries}) != len(queries) or not queries:
+        raise InputError(f"queries: expected at least one, with distinct ids, got {len(queries)}; give each its own id")
+    if depth < 1:
+        raise InputError(f"depth: expected at least 1 document of each retriever, got {depth}")
+    if out.exists() and not force:
+        raise InputError(f"{out}: expected no file of that name, found one; choose another, or replace it with --force")
+    header = subject.header(queries, depth)
+    parts = _parts_folder(out, header, force)
+    recorder = _Recorder(subject.cascade, depth, MonotonicClock() if clock is None else clock)
+    paths = []
+    for number, start in enumerate(range(0, len(queries), CHUNK)):
+        chunk = queries[start : start + CHUNK]
+        paths.append(parts / f"part-{number:06d}.parquet")
+        if not paths[-1].exists():
+            recorder.warm_up(chunk[0])
+            write_table(paths[-1], recorder.columns(chunk), header)
+        progress(start + len(chunk), len(queries))
+    join_tables(paths, out)
+    shutil.rmtree(parts)
+    return header
+
+
+def _parts_folder(out: Path, header: Header, force: bool) -> Path:
+    """The folder of the parts, which belong to exactly this recording."""
+    folder = out.with_name(out.name + ".parts")
+    if force and folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(exist_ok=True)
+    for path in sorted(folder.glob("part-*.parquet"))[:1]:
+        _, begun = read_table(path)
+        fields = type(header).model_fields
+        other = [name for name in fields if getattr(begun, name) != getattr(header, name)]
+        if other:
+            raise InputError(
+                f"{folder}: holds an interrupted recording that differs in {', '.join(other)}; "
+                f"finish that one, or begin anew with --force"
+            )
+    return folder
+
+
+def _unit(stage: OpenedStage) -> RecordedUnit:
+    planned, opened = stage.planned, stage.opened
+    return RecordedUnit(
+        name=planned.name,
+        kind=planned.kind.kind,
+        role=planned.role,
+        cost_key=planned.cost_key,
+        settings=_plain(planned),
+        batch_tokens=opened.batch_tokens if isinstance(opened, Reranker | ListwiseReranker) else 0,
+        window=opened.window if isinstance(opened, ListwiseReranker) else 0,
+        ranges=tuple((int(a), int(b)) for a, b in opened.ranges()) if isinstance(opened, Retriever) else (),
+    )
+
+
+def _plain(planned: PlannedStage) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(planned.settings.model_dump_json())
+    return plain
+
+
+class _Recorder:
+    """Runs the stages and times their tasks."""
+
+    def __init__(self, cascade: OpenedCascade, depth: int, clock: Clock) -> None:
+        self._cascade = cascade
+        self._clock = clock
+        collection = cascade.collection
+        each = 1 if collection.one_passage_each else cascade.plan.passages.per_document
+        self._wanted = min(depth * each, len(collection))
+        self._sizes = itertools.cycle(BATCH_SIZES)
+        self._warm = False
+
+    def warm_up(self, query: Query) -> None:
+        """Runs everything once, if that has not been done: the first calls compile kernels and touch pages."""
+        if not self._warm:
+            self._query(query, {})
+            self._warm = True
+
+    def columns(self, queries: Sequence[Query]) -> Columns:
+        """The columns of a part."""
+        columns: Columns = {}
+        for query in queries:
+            self._query(query, columns)
+        columns["handling_s"] = [self._handling_s(queries[0])] * len(queries)
+        return columns
+
+    def _handling_s(self, query: Query) -> float:
+        """Seconds that the engine spends on each task besides the task itself, measured on one query."""
+        tally = _Tally(CostModel.unknown().profile)
+        with Executor(tally, clock=self._clock) as executor:
+            run = QueryRun(self._cascade, query, clock=self._clock, deadline=Deadline.never(), costs=tally)
+            executor.submit(run).wait()
+        run.result()  # raises what a stage raised
+        return max(0.0, (run.trace.seconds - tally.seconds) / max(1, tally.tasks))
+
+    def _query(self, query: Query, columns: Columns) -> None:
+        first, *rerankers = self._cascade.stages
+        found = [self._retrieve(stage, query, columns) for stage in first.retrievers or (first,)]
+        if isinstance(first.opened, Fuser):
+            self._fuse(first, found, columns)
+        rows = np.unique(np.concatenate([part for part, _ in found]))
+        values = {
+            "query_id": query.query_id,
+            "text": query.text,
+            "rows": rows,
+            "doc_ids": self._cascade.collection.doc_ids(rows),
+        }
+        _append(columns, "", values)
+        best_first = _by_ranks(rows, found)
+        for stage in rerankers:
+            self._rerank(stage, query, rows, best_first, columns)
+
+    def _retrieve(self, stage: OpenedStage, query: Query, columns: Columns) -> tuple[Rows, Scores]:
+        retriever = stage.opened
+        assert isinstance(retriever, Retriever)
+        tasks: list[tuple[Work, float]] = []
+        began = self._clock.now()
+        encoded = retriever.encode_query(query)
+        works = [retriever.work(encoded, start, stop) for start, stop in retriever.ranges()]
+        encode_s = self._clock.now() - began
+        found = []
+        for (start, stop), work in zip(retriever.ranges(), works, strict=True):
+            began = self._clock.now()
+            part_rows, part_scores = retriever.search(encoded, self._wanted, start, stop)
+            tasks.append((work, self._clock.now() - began))
+            finite = np.isfinite(part_scores)
+            found.append((part_rows[finite], part_scores[finite]))
+        rows, scores = merge(found, self._wanted)
+        _append(columns, f"{stage.planned.name}/", {"rows": rows, "scores": scores, "encode_s": encode_s})
+        _append_tasks(columns, stage, tasks)
+        return rows, scores
+
+    def _fuse(self, stage: OpenedStage, found: Sequence[tuple[Rows, Scores]], columns: Columns) -> None:
+        fuser = stage.opened
+        assert isinstance(fuser, Fuser)
+        tasks = []
+        for share in FUSED_SHARES:
+            inputs = [(rows[: len(rows) // share], scores[: len(scores) // share]) for rows, scores in found]
+            began = self._clock.now()
+            fuser.fuse(inputs)
+            work = Work(pairs=float(sum(len(rows) for rows, _ in inputs)))
+            tasks.append((work, self._clock.now() - began))
+        _append_tasks(columns, stage, tasks)
+
+    def _rerank(self, stage: OpenedStage, query: Query, rows: Rows, best_first: Positions, columns: Columns) -> None:
+        reranker = stage.opened
+        assert isinstance(reranker, Reranker | ListwiseReranker)
+        began = self._clock.now()
+        encoded = reranker.encode_query(query)
+        lengths = np.asarray(reranker.lengths(encoded, rows), np.int32)
+        encode_s = self._clock.now() - began
+        scores, tasks = np.empty(len(rows), np.float32), []
+        for positions in self._batches(reranker, lengths, best_first):
+            chosen, began = rows[positions], self._clock.now()
+            if isinstance(reranker, ListwiseReranker):
+                given = reranker.score_window(encoded, chosen)
+                total = float(lengths[positions].sum())
+                work = Work(float(len(chosen)), total, total * total)
+            else:
+                given = reranker.score(Batch.single(encoded, chosen))
+                count, longest = float(len(chosen)), float(lengths[positions].max())
+                work = Work(count, count * longest, count * longest * longest)
+            tasks.append((work, self._clock.now() - began))
+            scores[positions] = given
+        _append(columns, f"{stage.planned.name}/", {"lengths": lengths, "scores": scores, "encode_s": encode_s})
+        _append_tasks(columns, stage, tasks)
+
+    def _batches(
+        self, reranker: Reranker | ListwiseReranker, lengths: Rows, best_first: Positions
+    ) -> Iterator[Positions]:
+        """Positions of the candidates of each call: windows in rank order, or batches of similar length."""
+        order = best_first if isinstance(reranker, ListwiseReranker) else np.argsort(-lengths, kind="stable")
+        at = 0
+        while at < len(order):
+            if isinstance(reranker, ListwiseReranker):
+                tokens = np.cumsum(lengths[order[at : at + reranker.window]])
+                size = max(1, int(np.searchsorted(tokens, reranker.batch_tokens, side="right")))
+            else:
+                size = max(1, min(next(self._sizes), reranker.batch_tokens // max(1, int(lengths[order[at]]))))
+            yield order[at : at + size]
+            at += size
+
+
+class _Tally(CostModel):
+    """A cost model that learns nothing and counts tasks and their seconds."""
+
+    tasks: int = 0
+    seconds: float = 0.0
+
+    def observe(self, key: str, work: Work, seconds: float) -> None:
+        """Counts."""
+        self.tasks += 1
+        self.seconds += seconds
+
+
+def _by_ranks(rows: Rows, found: Sequence[tuple[Rows, Scores]]) -> Positions:
+    """Positions of ``rows`` in the order of the sum of their reciprocal ranks, for stages whose windows need one."""
+    total = np.zeros(len(rows))
+    for part, _ in found:
+        total[np.searchsorted(rows, part)] += 1.0 / (60.0 + np.arange(1, len(part) + 1))
+    return np.argsort(-total, kind="stable")
+
+
+def _append(columns: Columns, prefix: str, values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        columns.setdefault(prefix + name, []).append(value)
+
+
+def _append_tasks(columns: Columns, stage: OpenedStage, tasks: Sequence[tuple[Work, float]]) -> None:
+    table = np.array([(w.pairs, w.tokens, w.squares, seconds) for w, seconds in tasks], np.float64).reshape(-1, 4)
+    _append(columns, f"{stage.planned.name}/", dict(zip(TASK_COLUMNS, table.T.copy(), strict=True)))

@@ -1,0 +1,259 @@
+"""Replay: any cascade over recorded stages, without a forward pass.
+
+The reference is the engine itself: real ``QueryRun``s in the engine's queue, under a virtual clock, over recorded
+stages (``Replayer.by_engine``). A client that asks one query at a time is replayed by ``swift``, which is equal and
+several times faster, as far as that knows the cascade's features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from cascade.cost import CostModel
+from cascade.errors import InputError
+from cascade.load import load_config
+from cascade.planner import Plan, plan
+from cascade.ranking import best_passages
+from cascade.registry import Registry
+from cascade.schema import CascadeConfig
+from cascade.simulator import Arrival, Record, Simulator, poisson
+from cascade.tasks import OpenedCascade
+from cascade.tuner.evaluated import Evaluation
+from cascade.tuner.finding import Shared, Unknown
+from cascade.tuner.quality import Answers, Judgments, measure
+from cascade.tuner.recording import Recording, UnitData
+from cascade.tuner.stages import (
+    Meter,
+    RecordedCollection,
+    RecordedSeconds,
+    SteadyCosts,
+    Timing,
+    find_unit,
+    open_recorded,
+)
+from cascade.tuner.swift import State, Swift
+from cascade.types import Qrel, Rows
+
+Config: TypeAlias = CascadeConfig | str | Path
+
+LEAST_ARRIVALS = 300
+"""Queries under load, at least; fewer recorded ones come again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Queries that come by themselves, not one after the other.
+
+    Args:
+        rate: of queries a second on average, at random times (a Poisson process).
+        servers: tasks executed at the same time.
+        seed: of the times.
+    """
+
+    rate: float
+    servers: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate < math.inf:
+            raise InputError(f"rate: expected queries a second above 0, got {self.rate!r}")
+
+
+@dataclass(slots=True)
+class _Answer:
+    """One answer on its way into arrays."""
+
+    query: int
+    rows: Rows
+    seconds: float
+    degraded: bool
+    refused: bool
+    scored: list[int]
+    spent: list[float]
+
+
+class Replayer:
+    """Replays configurations over a recording and measures them.
+
+    Args:
+        recording: of the stages.
+        judgments: of the queries; without, only times are measured.
+        measures: names of measures, as in ``nDCG@10``.
+        timing: what tasks take.
+        registry: the kinds of stage that configurations may use; the installed ones by default.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        judgments: Judgments | None = None,
+        measures: Sequence[str] = ("nDCG@10",),
+        *,
+        timing: Timing = "recorded",
+        registry: Registry | None = None,
+    ) -> None:
+        self.recording = recording
+        self.judgments = judgments
+        self.measures = tuple(measures)
+        self._timing: Timing = timing
+        self._registry = registry
+        self._meter = Meter()
+        self._collection = RecordedCollection(recording)
+        self._shared = Shared(recording, timing == "recorded")
+        self._costs: dict[float, SteadyCosts] = {}
+
+    def run(self, config: Config, load: Load | None = None) -> Evaluation:
+        """Replays a configuration on every recorded query.
+
+        Args:
+            config: of the cascade, or its file.
+            load: how queries come; by default one after the other, each alone with its time.
+
+        Raises:
+            ConfigError: the file is wrong.
+            InputError: a stage was not recorded, or not deeply enough.
+        """
+        config, planned, cascade = self._open(config)
+        if load is not None:
+            return self._evaluate(config, planned, self._under_load(planned, cascade, load))
+        return self._evaluate(config, planned, self._one_by_one(config, planned, cascade))
+
+    def by_engine(self, config: Config) -> Evaluation:
+        """``run`` without any shortcut: the engine's own machinery for every query."""
+        config, planned, cascade = self._open(config)
+        answers = [self._by_engine(planned, cascade, query) for query in range(len(self.recording))]
+        return self._evaluate(config, planned, answers)
+
+    def rankings(self, config: Config, *, by_engine: bool = False) -> dict[str, list[str]]:
+        """For each query the doc_ids of its answer, best first."""
+        config, planned, cascade = self._open(config)
+        if by_engine:
+            answers = [self._by_engine(planned, cascade, query) for query in range(len(self.recording))]
+        else:
+            answers = self._one_by_one(config, planned, cascade)
+        return {self.recording.queries[a.query].query_id: self._collection.doc_ids(a.rows) for a in answers}
+
+    def _one_by_one(self, config: CascadeConfig, planned: Plan, cascade: OpenedCascade) -> list[_Answer]:
+        """The answers to a client that waits for each before it asks the next."""
+        queries = range(len(self.recording))
+        try:
+            units = _units(self.recording, planned, config.source)
+            swift = Swift(cascade, self._steady(planned.quantile), self._shared, units)
+        except Unknown:
+            return [self._by_engine(planned, cascade, query) for query in queries]
+        answers = []
+        for query in queries:
+            try:
+                answers.append(self._from_state(swift.run(query), query, planned))
+            except Unknown:
+                answers.append(self._by_engine(planned, cascade, query))
+        return answers
+
+    def _open(self, config: Config) -> tuple[CascadeConfig, Plan, OpenedCascade]:
+        checked = config if isinstance(config, CascadeConfig) else load_config(config, self._registry)
+        planned = plan(checked)
+        return checked, planned, open_recorded(self.recording, planned, checked, self._meter, self._collection)
+
+    def _steady(self, quantile: float) -> SteadyCosts:
+        if quantile not in self._costs:
+            self._costs[quantile] = SteadyCosts(self.recording.profile(quantile))
+        return self._costs[quantile]
+
+    def _simulator(self, cascade: OpenedCascade, costs: CostModel, servers: int = 1) -> Simulator:
+        return Simulator(cascade, costs, RecordedSeconds(self.recording, self._meter, self._timing), servers=servers)
+
+    def _by_engine(self, planned: Plan, cascade: OpenedCascade, query: int) -> _Answer:
+        simulator = self._simulator(cascade, self._steady(planned.quantile))
+        (record,) = simulator.run([Arrival(0.0, self.recording.queries[query], planned.budget_s)])
+        return self._from_record(record, planned)
+
+    def _under_load(self, planned: Plan, cascade: OpenedCascade, load: Load) -> list[_Answer]:
+        costs = CostModel(self.recording.profile(planned.quantile))
+        simulator = self._simulator(cascade, costs, load.servers)
+        count = max(len(self.recording), LEAST_ARRIVALS)
+        rng = np.random.default_rng(load.seed)
+        arrivals = poisson(self.recording.queries, load.rate, planned.budget_s, rng, count)
+        records = sorted(simulator.run(arrivals), key=lambda record: record.arrival.at_s)
+        return [self._from_record(record, planned) for record in records]
+
+    def _from_record(self, record: Record, planned: Plan) -> _Answer:
+        query = self.recording.numbers[record.arrival.query.query_id]
+        nothing = [0] * len(planned.stages)
+        if record.refused:
+            return _Answer(query, np.empty(0, np.int32), math.inf, True, True, nothing, [0.0] * len(planned.stages))
+        trace = record.run.trace
+        failed = any(
+            stage.on_overrun == "fail" and part.reason == "budget"
+            for stage, part in zip(planned.stages, trace.stages, strict=False)
+        )
+        best = best_passages(record.order, self._collection, planned.stages[-1].top_k)
+        rows = best.rows[:0] if failed else best.rows
+        scored = [part.scored for part in trace.stages] + nothing[len(trace.stages) :]
+        spent = [part.seconds for part in trace.stages] + [0.0] * len(nothing[len(trace.stages) :])
+        seconds = record.answered_s - record.arrival.at_s
+        return _Answer(query, rows, seconds, trace.degraded, failed, scored, spent)
+
+    def _from_state(self, state: State, query: int, planned: Plan) -> _Answer:
+        positions, top_k = state.candidates.rows, planned.stages[-1].top_k
+        if not self._collection.one_passage_each:
+            documents = self.recording.documents[query][positions]
+            _, first = np.unique(documents, return_index=True)
+            positions = positions[np.sort(first)]
+        rows = self.recording.rows[query][positions[:top_k]]
+        return _Answer(query, rows, state.now, state.degraded, False, state.scored, state.spent)
+
+    def _evaluate(self, config: CascadeConfig, planned: Plan, answers: Sequence[_Answer]) -> Evaluation:
+        query = np.array([answer.query for answer in answers], np.int64)
+        refused = np.array([answer.refused for answer in answers], np.bool_)
+        measures: dict[str, npt.NDArray[np.float64]] = {}
+        if self.judgments is not None:
+            given = Answers(query, [answer.rows for answer in answers])
+            measures = measure(self.measures, given, self.judgments, self.recording)
+        names = [stage.name for stage in planned.stages]
+        scored = np.array([answer.scored for answer in answers], np.int64)
+        spent = np.array([answer.spent for answer in answers], np.float64)
+        return Evaluation(
+            config=config,
+            query=query,
+            measures=measures,
+            seconds=np.array([answer.seconds for answer in answers]),
+            degraded=np.array([answer.degraded for answer in answers], np.bool_),
+            refused=refused,
+            scored={name: scored[:, i] for i, name in enumerate(names)},
+            stage_seconds={name: spent[:, i] for i, name in enumerate(names)},
+        )
+
+
+def _units(recording: Recording, planned: Plan, source: str) -> dict[str, UnitData]:
+    return {unit.name: find_unit(recording, unit, source) for unit in planned.units() if unit.role != "fuser"}
+
+
+def replay(
+    recording: Recording,
+    config: Config,
+    qrels: Sequence[Qrel] = (),
+    measures: Sequence[str] = ("nDCG@10",),
+    *,
+    load: Load | None = None,
+) -> Evaluation:
+    """Replays one configuration; for many over one recording, keep a ``Replayer``.
+
+    Args:
+        recording: of its stages.
+        config: of the cascade, or its file.
+        qrels: judgments of recorded queries; without, only times are measured.
+        measures: names of measures.
+        load: how queries come; one after the other by default.
+
+    Raises:
+        As ``Replayer.run``, and InputError when the judgments are of other queries.
+    """
+    judgments = Judgments.of(qrels, recording) if qrels else None
+    return Replayer(recording, judgments, measures).run(config, load)

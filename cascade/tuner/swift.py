@@ -1,0 +1,277 @@
+"""Replay of one query at a time without the engine's machinery around it.
+
+Takes the engine's decisions from the engine's own ``scheduler`` functions, in the order in which ``QueryRun`` does, but
+makes no tasks, traces or locks, and shares what cascades without limits have in common. It knows fewer cases than the
+engine: where one comes up that it does not know, it says so, and the engine itself has to replay that query. A property
+test holds both equal, in ranking and in seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cascade import scheduler
+from cascade.cost import CostModel, Rates
+from cascade.engine import FINISH_S
+from cascade.ranking import cut, reorder
+from cascade.stage import Work
+from cascade.tasks import OpenedCascade, OpenedStage
+from cascade.tuner.finding import ONCE, Finder, Found, Shared, Unknown
+from cascade.tuner.recording import UnitData
+from cascade.types import Candidates
+
+Positions = npt.NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class State:
+    """A query between two stages.
+
+    Args:
+        candidates: in rank order; their ``rows`` are positions among the query's recorded candidates.
+        now: virtual seconds since the query came.
+        spent: seconds of each stage so far.
+        scored: candidates that each stage scored.
+        degraded: whether any stage did less than it was asked for.
+        over: whether the deadline came, so that nothing follows.
+    """
+
+    candidates: Candidates
+    now: float
+    spent: list[float]
+    scored: list[int]
+    degraded: bool = False
+    over: bool = False
+
+
+class Part(NamedTuple):
+    """A reranker of a cascade, looked up in the recording.
+
+    Args:
+        stage: as opened.
+        number: its position in the cascade.
+        data: what was recorded.
+        encode: rates of its query-side work.
+        score: rates of its batches as the scheduler sees them.
+        typical: the same without margin.
+        ratios: real over typical seconds of its tasks, by query; None for typical ones.
+        typical_encode_s: seconds of its query-side work where what is typical counts; else negative.
+    """
+
+    stage: OpenedStage
+    number: int
+    data: UnitData
+    encode: Rates
+    score: Rates
+    typical: Rates
+    ratios: Sequence[Sequence[float]] | None
+    typical_encode_s: float
+
+
+class Swift:
+    """Replays the queries of one cascade.
+
+    Args:
+        cascade: opened over the recording.
+        costs: what the scheduler believes; does not change.
+        shared: with other cascades over the same recording.
+        units: what was recorded of each stage, by the name that it has in this cascade.
+
+    Raises:
+        Unknown: the cascade has a stage that only the engine can replay.
+    """
+
+    def __init__(self, cascade: OpenedCascade, costs: CostModel, shared: Shared, units: dict[str, UnitData]) -> None:
+        plan, self._shared, self._costs, self._units = cascade.plan, shared, costs, units
+        if any(unit.on_overrun == "fail" or unit.role == "listwise" for unit in plan.units()):
+            raise Unknown("only the engine replays it")
+        self._cascade = cascade
+        deadline_s = plan.budget_s
+        self._end = deadline_s - FINISH_S
+        self._expires = deadline_s - FINISH_S / 2
+        self._handling_s = shared.recording.handling_s
+        self._finder = Finder(cascade, costs, shared, units, self._expires)
+        self._parts = [self._part(stage, number) for number, stage in enumerate(cascade.stages) if number > 0]
+        self._minima_s = [self._minimum(stage) for stage in cascade.stages]
+        self._budgets_s = [stage.planned.budget_s for stage in cascade.stages]
+        self._carry = plan.slack == "carry"
+        self._limited = deadline_s != math.inf or any(unit.budget_s != math.inf for unit in plan.units())
+        general = (plan.quantile, plan.passages.per_document)
+        self._uncut = (*general, _key(cascade.stages[:1], cuts=False))
+        self._keys = [(*general, _key(cascade.stages[: number + 1])) for number in range(len(cascade.stages))]
+
+    def run(self, query: int) -> State:
+        """The last state of a query.
+
+        Raises:
+            Unknown: the engine itself has to replay it.
+        """
+        state = self._found(query)
+        for part in self._parts:
+            if state.over:
+                state = self._after(part, query, state, state.candidates, state.now, 0, True)
+                state.over = True
+            elif self._limited:
+                state = self._rerank(part, query, state, self._deadline_of(part.number, state))
+            else:
+                known = self._shared.results(self._keys[part.number])
+                if query not in known:
+                    known[query] = self._rerank(part, query, state, math.inf)
+                state = known[query]
+        return state
+
+    def _found(self, query: int) -> State:
+        known = self._shared.results(self._keys[0])
+        if query not in known:
+            known[query] = self._begun(self._finder.whole(query), query)
+        whole: State = known[query]
+        if self._limited:
+            deadline = self._deadline_at(0, 0.0, 0.0)
+            if not self._finder.unhindered(query, deadline, whole.now):
+                return self._begun(self._finder.within(query, deadline), query)
+        return whole
+
+    def _begun(self, found: Found, query: int) -> State:
+        known = self._shared.results((self._keys[0], found.searched, found.fused))
+        if query not in known:
+            rankings = self._shared.results((self._uncut, found.searched, found.fused))
+            if query not in rankings:
+                rows, scores = self._finder.ranked(found)
+                rankings[query] = Candidates(rows, scores, np.zeros(len(rows), np.int16))
+            known[query] = self._cut(self._cascade.stages[0], rankings[query], query)
+        return State(known[query], found.now, [found.now], [found.scored], found.degraded, found.over)
+
+    # Reranking
+
+    def _rerank(self, part: Part, query: int, state: State, deadline: float) -> State:
+        """What ``reranking.rerank`` does, for a stage that behaves."""
+        received, now = state.candidates, state.now
+        total = len(received)
+        if total == 0:
+            return self._after(part, query, state, received, now, 0, False)
+        if not scheduler.may_start(now, part.encode.seconds(ONCE), deadline):
+            return self._after(part, query, state, received, now, 0, True)
+        now += part.typical_encode_s if part.typical_encode_s >= 0 else float(part.data.encode_s[query])
+        now += self._handling_s
+        known = np.zeros(total, np.bool_)
+        over = now >= self._expires
+        if not over:
+            now, over, worth = self._score(part, query, received, deadline, now, known)
+            if not worth:
+                return self._after(part, query, state, received, now, 0, True)
+        now = min(now, self._expires)
+        scored = int(np.count_nonzero(known))
+        ranked, skipped = received, part.stage.planned.on_overrun == "skip" and scored < total
+        if scored and not skipped:
+            scores = part.data.scores[query][received.rows]
+            if scored < total:
+                scores = np.where(known, scores, np.float32(0))
+            ranked = reorder(received, scores, known, part.number)
+        after = self._after(part, query, state, ranked, now, scored, scored < total)
+        after.over = over
+        return after
+
+    def _score(
+        self, part: Part, query: int, received: Candidates, deadline: float, now: float, known: npt.NDArray[np.bool_]
+    ) -> tuple[float, bool, bool]:
+        """Notes in ``known`` what is scored; the time after it, whether the query expired, whether it began at all."""
+        lengths = part.data.lengths[query][received.rows]
+        shortest = float(max(1, lengths.min()))
+        least_s = part.score.seconds(Work(1.0, shortest, shortest * shortest)) - scheduler.ROUNDING_S
+        whole = scheduler.by_length(lengths, part.score)
+        quantum_s = scheduler.quantum(deadline - now, part.score)
+        batch_tokens = part.data.unit.batch_tokens
+        ratios = None if part.ratios is None else part.ratios[query]
+        todo, total, calls = np.arange(len(received)), len(received), 0
+        predict, take = part.score.seconds, part.typical.seconds
+        all_or_nothing = part.stage.planned.on_overrun == "skip"
+        while len(todo) > 0:
+            left_s = deadline - now
+            groups: list[scheduler.Group] = []
+            if left_s >= least_s and left_s > 0:
+                lengths_left = whole if len(todo) == total else whole.only(todo)
+                groups = scheduler.batches(lengths_left, left_s, quantum_s, part.score, batch_tokens)
+            if calls == 0 and all_or_nothing and sum(len(group.positions) for group in groups) < total:
+                return now, False, False
+            if not groups:
+                break
+            done = 0
+            for group in groups:
+                if not scheduler.may_start(now, predict(group.work), deadline):
+                    break
+                seconds = take(group.work)
+                now += (seconds * ratios[calls % len(ratios)] if ratios else seconds) + self._handling_s
+                calls += 1
+                if now >= self._expires:
+                    return now, True, True
+                known[group.positions] = True
+                done += 1
+            if done == 0:
+                break  # nothing changes by asking again
+            todo = todo[~known[todo]]
+        return now, False, True
+
+    def _after(
+        self, part: Part, query: int, state: State, ranked: Candidates, now: float, scored: int, degraded: bool
+    ) -> State:
+        kept = self._cut(part.stage, ranked, query)
+        spent = [*state.spent, now - state.now]
+        return State(kept, now, spent, [*state.scored, scored], state.degraded or degraded)
+
+    def _cut(self, stage: OpenedStage, ranked: Candidates, query: int) -> Candidates:
+        per_document = self._cascade.plan.passages.per_document
+        return cut(ranked, stage.planned.top_k, self._shared.documents[query], per_document)[0]
+
+    # What the engine works out before and between stages
+
+    def _deadline_of(self, number: int, state: State) -> float:
+        carried_s = scheduler.carried(self._budgets_s[:number], state.spent) if self._carry else 0.0
+        return self._deadline_at(number, state.now, carried_s)
+
+    def _deadline_at(self, number: int, now: float, carried_s: float) -> float:
+        spare_s = self._end - now - self._minima_s[number]
+        reserve_s = scheduler.reserve(self._minima_s[number + 1 :], spare_s)
+        return scheduler.stage_deadline(now, self._end, self._budgets_s[number], carried_s, reserve_s)
+
+    def _minimum(self, stage: OpenedStage) -> float:
+        if stage.scoring == "search" or stage.retrievers:
+            return self._finder.minimum(stage)
+        encode_s = self._costs.rates(stage.key("encode")).seconds(ONCE)
+        return scheduler.minimum_seconds(encode_s, self._costs.rates(stage.key(stage.scoring)))
+
+    def _part(self, stage: OpenedStage, number: int) -> Part:
+        data, recording = self._units[stage.planned.name], self._shared.recording
+        if not np.isfinite(data.scores.values).all():
+            raise Unknown("some scores are not finite")
+        recorded = self._shared.recorded
+        return Part(
+            stage=stage,
+            number=number,
+            data=data,
+            encode=self._costs.rates(stage.key("encode")),
+            score=self._costs.rates(stage.key("score")),
+            typical=recording.rates[stage.key("score")],
+            ratios=recording.ratios.get(stage.key("score")) if recorded else None,
+            typical_encode_s=-1.0 if recorded else recording.rates[stage.key("encode")].seconds(ONCE),
+        )
+
+
+def _key(stages: Sequence[OpenedStage], *, cuts: bool = True) -> object:
+    """What decides the result of the first stages where nothing is limited, with or without their own cuts."""
+    return tuple(
+        (
+            stage.cost_key,
+            stage.planned.top_k if cuts or not stage.retrievers else 0,
+            stage.planned.settings.model_dump_json(exclude={"name", "top_k", "budget_ms", "on_overrun", "on_error"})
+            if stage.retrievers
+            else "",
+            tuple((inner.cost_key, inner.planned.top_k) for inner in stage.retrievers),
+        )
+        for stage in stages
+    )

@@ -1,0 +1,119 @@
+"""Chosen cascades run live: what was predicted beside what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from cascade.api import Cascade
+from cascade.arguments import FROM_CONFIG
+from cascade.errors import DeadlineExceeded
+from cascade.evaluation import evaluate
+from cascade.index import Index
+from cascade.schema import CascadeConfig
+from cascade.tuner.evaluated import percentile_ms
+from cascade.tuner.quality import Judgments
+from cascade.tuner.recording import Recording
+from cascade.tuner.replayer import Replayer
+
+LATENCY_WITHIN = 0.10
+QUALITY_WITHIN = 0.005
+WARM_UP = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """One cascade, predicted and measured on the same queries.
+
+    Args:
+        label: the cascade for people.
+        predicted_ms, measured_ms: the percentile.
+        predicted, measured: the quality.
+    """
+
+    label: str
+    predicted_ms: float
+    measured_ms: float
+    predicted: float
+    measured: float
+
+    @property
+    def latency_error(self) -> float:
+        """Measured over predicted, minus 1."""
+        return self.measured_ms / self.predicted_ms - 1
+
+    @property
+    def holds(self) -> bool:
+        """Whether both are within what is promised: a tenth of the latency, five thousandths of the quality."""
+        close = abs(self.measured - self.predicted) <= QUALITY_WITHIN
+        return close and abs(self.latency_error) <= LATENCY_WITHIN
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {**asdict(self), "latency_error": self.latency_error, "holds": self.holds}
+
+
+def verify(
+    configs: Sequence[tuple[str, CascadeConfig]],
+    recording: Recording,
+    judgments: Judgments,
+    index: Index,
+    *,
+    measure: str,
+    percentile: float,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Verified]:
+    """Runs cascades on the recorded queries that are judged, one query after the other, each under its own budget.
+
+    Args:
+        configs: labels and cascades.
+        recording: that they were replayed over.
+        judgments: of its queries.
+        index: that was recorded.
+        measure: of quality.
+        percentile: of latency.
+        threads: of each task, as when it was recorded.
+        progress: told how many of how many cascades are done.
+
+    Raises:
+        InputError: the index is not the recorded one.
+    """
+    recording.require_index(index)
+    replayer = Replayer(recording, judgments, (measure,))
+    queries = [query for query, judged in zip(recording.queries, judgments.judged, strict=True) if judged]
+    found = []
+    for number, (label, config) in enumerate(configs, start=1):
+        replayed = replayer.run(config)
+        replayed = replayed.only(judgments.judged[replayed.query])
+        run: dict[str, list[str]] = {}
+        seconds = []
+        costs = recording.profile(config.settings.quantile)
+        with Cascade(config, index=index, costs=costs, threads=threads) as engine:
+            for query in queries[:WARM_UP]:
+                engine.search(query, budget_ms=None)
+            for query in queries:
+                try:
+                    ranking = engine.search(query, budget_ms=FROM_CONFIG)
+                except DeadlineExceeded as error:
+                    ranking = error.ranking
+                run[query.query_id] = [hit.doc_id for hit in ranking]
+                seconds.append(ranking.trace.seconds)
+        quality = evaluate(run, judgments.qrels, [measure]).means[measure]
+        measured_ms = percentile_ms(np.array(seconds), percentile)
+        predicted_ms, predicted = replayed.latency_ms(percentile), replayed.mean(measure)
+        found.append(Verified(label, predicted_ms, measured_ms, predicted, quality))
+        progress(number, len(configs))
+    return found
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most ``most`` of ``count`` positions, evenly spread, the ends among them.
+
+    >>> spread(10, 4), spread(2, 4)
+    ([0, 3, 6, 9], [0, 1])
+    """
+    return sorted({round(position) for position in np.linspace(0, count - 1, min(count, most)).tolist()})

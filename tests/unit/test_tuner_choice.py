@@ -1,0 +1,74 @@
+"""Choosing: on some queries, reported on others, and only where there are enough of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cascade.errors import InputError
+from cascade.tuner import First, Goal, Limits, Point, Tuning
+from cascade.tuner.choice import ENOUGH, Fold, split
+from cascade.tuner.study import Trial
+
+
+def trial(name: str, quality: list[float], ms: list[float]) -> Trial:
+    point = Point(First((name,)), (), (), Limits())
+    return Trial(point, np.array(quality), np.array(ms) / 1000)
+
+
+def test_many_queries_are_halved_and_few_take_turns() -> None:
+    many = split(np.ones(ENOUGH, np.bool_))
+    assert [(fold.tuning.sum(), fold.validation.sum()) for fold in many] == [(50, 50)]
+    judged = np.arange(40) % 4 != 0
+    few = split(judged)
+    assert len(few) == 5
+    assert (np.sum([fold.validation for fold in few], axis=0) == judged).all()
+    assert all((fold.tuning | fold.validation)[judged].all() for fold in few)
+    assert not any((fold.tuning & fold.validation).any() for fold in few)
+
+
+def test_the_reported_figure_is_not_the_one_that_was_chosen_by() -> None:
+    """A cascade that is good by chance on the tuning queries shows what it is worth on the others."""
+    tuning = np.array([True] * 4 + [False] * 4)
+    lucky = trial("lucky", [1.0] * 4 + [0.2] * 4, [5.0] * 4 + [7.0] * 4)
+    solid = trial("solid", [0.6] * 8, [5.0] * 8)
+    found = Tuning([lucky, solid], np.arange(8), [Fold(tuning, ~tuning)], Goal(50))
+    (point,) = found.front()
+    assert point.label == "lucky"
+    assert point.quality == 1.0
+    assert point.validated == pytest.approx(0.2)
+    assert point.latency_ms == pytest.approx(5.0)
+    assert point.validated_ms == pytest.approx(7.0)
+
+
+def test_in_turns_each_fold_reports_its_own_choice() -> None:
+    first = np.array([True, True, False, False])
+    folds = [Fold(first, ~first), Fold(~first, first)]
+    a, b = trial("a", [1, 1, 0, 0], [1] * 4), trial("b", [0, 0, 0.9, 0.9], [1] * 4)
+    found = Tuning([a, b], np.arange(4), folds, Goal(50))
+    (point,) = found.front()
+    assert point.label == "a"
+    assert point.quality == pytest.approx(0.5)
+    assert point.validated == 0.0
+
+
+def test_a_refused_answer_counts_as_the_slowest() -> None:
+    every = np.ones(10, np.bool_)
+    found = Tuning([trial("refuses", [0.9] * 10, [1.0] * 9 + [np.inf])], np.arange(10), split(every), Goal(50))
+    assert np.isinf(found.latency(every)).all()
+    with pytest.raises(InputError, match="front is empty"):
+        found.front()
+
+
+@pytest.mark.parametrize(("percentile", "confidence", "needed"), [(95, 0.95, 59), (99, 0.95, 299), (50, 0.5, 2)])
+def test_a_percentile_needs_queries_in_the_tail(percentile: float, confidence: float, needed: int) -> None:
+    goal = Goal(50, percentile, confidence=confidence)
+    goal.require_queries(needed)
+    with pytest.raises(InputError, match=f"at least {needed} judged queries, got {needed - 1}; record and judge"):
+        goal.require_queries(needed - 1)
+
+
+@pytest.mark.parametrize("wrong", [{"budget_ms": 0}, {"percentile": 100}, {"confidence": 1.0}, {"budget_ms": np.nan}])
+def test_a_goal_out_of_range_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        Goal(**{"budget_ms": 50, **wrong})

@@ -1,0 +1,228 @@
+"""Tuning over a recording of made-up stages: studies, journals, load, and what is written of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cascade.errors import InputError
+from cascade.load import parse_config
+from cascade.tuner import (
+    Effort,
+    Goal,
+    Judgments,
+    Load,
+    Recording,
+    Replayer,
+    SearchSpace,
+    SpaceSettings,
+    Tuned,
+    replay,
+    tune,
+)
+from cascade.tuner.page import page
+from cascade.tuner.plot import png
+from cascade.tuner.report import summary, to_json, tuned_yaml
+from cascade.types import Qrel
+from tests.tuner_for_tests import CASCADE, Machine, config_of, judgments, recorded
+
+MACHINE = Machine()
+REGISTRY = MACHINE.registry()
+GOAL = Goal(40.0, percentile=80, confidence=0.9)
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    return recorded(tmp_path_factory.mktemp("tune"), MACHINE, queries=24)
+
+
+@pytest.fixture(scope="module")
+def tuned(recording: Recording) -> Tuned:
+    return tuned_for(recording, GOAL)
+
+
+def tuned_for(recording: Recording, goal: Goal, **options: object) -> Tuned:
+    space = SearchSpace.of(recording, budgets_ms=[goal.budget_ms], registry=REGISTRY)
+    return tune(recording, judgments(recording), goal, space=space, **options)  # type: ignore[arg-type]
+
+
+def test_the_chosen_cascade_is_the_best_that_meets_the_budget(tuned: Tuned) -> None:
+    answers = tuned.tuning.tuning
+    latency, quality = tuned.tuning.latency(answers), tuned.tuning.quality(answers)
+    assert tuned.chosen.latency_ms <= 40
+    assert tuned.chosen.quality == quality[latency <= 40].max()
+    assert len(tuned.tuning.trials) == 3 * 15 * 2
+
+
+def test_the_chosen_cascade_replays_to_what_was_reported_of_it(recording: Recording, tuned: Tuned) -> None:
+    judged = Judgments.of(judgments(recording), recording)
+    evaluation = Replayer(recording, judged, registry=REGISTRY).run(tuned.config)
+    assert evaluation.mean("nDCG@10") == pytest.approx(tuned.chosen.quality)
+    assert evaluation.latency_ms(80) == pytest.approx(tuned.chosen.latency_ms)
+
+
+def test_the_file_is_a_cascade_that_says_what_was_expected_of_it(tuned: Tuned, tmp_path: Path) -> None:
+    text = tuned_yaml(tuned, tmp_path, REGISTRY)
+    assert [entry.settings for entry in parse_config(text, registry=REGISTRY).stages] == [
+        entry.settings for entry in tuned.config.stages
+    ]
+    assert "# Chosen by 'cascade tune' for 40 ms at p80, one query at a time, out of 90 cascades:" in text
+    assert f"nDCG@10 {tuned.chosen.validated:.3f}" in text
+
+
+def test_the_summary_says_what_budgets_buy_and_what_each_stage_is_worth(tuned: Tuned) -> None:
+    text = "\n".join(summary(tuned))
+    for budget_ms in (25, 40, 50, 100, 200):
+        assert re.search(rf"^ +{budget_ms} ms  ", text, re.MULTILINE)
+    for stage in ("words", "meaning", "quick", "slow"):
+        assert re.search(rf"^  {stage}: (keep it|drop it|consider it|not needed|undecided)", text, re.MULTILINE)
+    assert "5-fold cross-validation over 24 queries" in text
+
+
+def test_the_page_needs_nothing_and_names_every_point(tuned: Tuned) -> None:
+    report = to_json(tuned)
+    text = page(report, ["<b>not markup</b>"])
+    assert not re.search(r"(src|href)\s*=|https?://|@import|url\(", text)
+    assert "&lt;b&gt;not markup" in text
+
+    class Circles(HTMLParser):
+        numbers: tuple[int, ...] = ()
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            if tag == "circle":
+                self.numbers += (int(dict(attrs)["data-i"] or -1),)
+
+    circles = Circles()
+    circles.feed(text)
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text)
+    assert found is not None
+    names = json.loads(found[1])
+    assert circles.numbers == tuple(range(len(names)))
+    assert len(names) == len(report["tried"]) + len(report["points"])
+
+
+def test_the_report_is_json_and_the_picture_a_png(tuned: Tuned) -> None:
+    pytest.importorskip("matplotlib")
+    report = json.loads(json.dumps(to_json(tuned), allow_nan=False))
+    assert report["hypervolume"]["value"] > 0
+    assert png(report).startswith(b"\x89PNG")
+
+
+def test_a_missing_package_says_what_to_install(
+    tuned: Tuned, recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg", "optuna", "pandas"):
+        monkeypatch.setitem(__import__("sys").modules, module, None)
+    with pytest.raises(InputError, match=r"matplotlib; run `pip install 'cascade-ranking\[tune\]'`"):
+        png(to_json(tuned))
+    with pytest.raises(InputError, match=r"pandas; run `pip install 'cascade-ranking\[frames\]'`"):
+        tuned.front.to_frame()
+    with pytest.raises(InputError, match=r"optuna; run `pip install 'cascade-ranking\[tune\]'`"):
+        tuned_for(recording, GOAL, effort=Effort(trials=10))
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_an_optimiser_finds_a_good_cascade_with_a_part_of_the_trials(
+    recording: Recording, tuned: Tuned, sampler: str
+) -> None:
+    pytest.importorskip("optuna")
+    found = tuned_for(recording, GOAL, effort=Effort(trials=45, sampler=sampler))  # type: ignore[arg-type]
+    assert len({trial.point.key for trial in found.tuning.trials}) == 45
+    slowest = max(point.latency_ms for point in tuned.front)
+    assert found.front.hypervolume(slowest) > 0.9 * tuned.front.hypervolume(slowest)
+
+
+class Interrupted(Exception):
+    """Stands for the user's Ctrl-C."""
+
+
+@pytest.mark.parametrize("trials", [1000, 40], ids=["exhaustive", "optimised"])
+def test_an_interrupted_study_goes_on_from_its_journal(recording: Recording, tmp_path: Path, trials: int) -> None:
+    effort = Effort(trials=trials, journal=tmp_path / "study.jsonl")
+
+    def stop(done: int, total: int) -> None:
+        if done >= 20:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        tuned_for(recording, GOAL, effort=effort, progress=stop)
+    assert effort.journal is not None
+    with effort.journal.open("a") as file:
+        file.write('{"point": "cut off in the mid')
+    told: list[int] = []
+    resumed = tuned_for(recording, GOAL, effort=effort, progress=lambda done, total: told.append(done))
+    assert told[0] >= 16
+    anew = tuned_for(recording, GOAL, effort=Effort(trials=trials))
+    assert to_json(resumed) == to_json(anew)
+
+
+def test_a_journal_of_other_judgments_is_refused(recording: Recording, tmp_path: Path) -> None:
+    effort = Effort(journal=tmp_path / "study.jsonl")
+    space = SearchSpace.of(recording, SpaceSettings(rerankers=[[]], budgets_ms=[None]), registry=REGISTRY)
+    tune(recording, judgments(recording), GOAL, space=space, effort=effort)
+    tune(recording, judgments(recording), Goal(50.0, 80, confidence=0.9), space=space, effort=effort)
+    with pytest.raises(InputError, match="other judgments"):
+        tune(recording, judgments(recording)[1:], GOAL, space=space, effort=effort)
+
+
+def test_a_budget_that_nothing_meets_says_what_would(recording: Recording) -> None:
+    with pytest.raises(InputError, match=r"no cascade meets 0.5 ms at p80; the fastest, .* takes [0-9.]+ ms; raise"):
+        tuned_for(recording, Goal(0.5, 80, confidence=0.9))
+
+
+def test_judgments_that_nothing_found_leave_an_empty_front(recording: Recording) -> None:
+    qrels = [Qrel(query.query_id, "d-nowhere", 1) for query in recording.queries]
+    space = SearchSpace.of(recording, SpaceSettings(rerankers=[[]]), registry=REGISTRY)
+    with pytest.raises(InputError, match="the Pareto front is empty"):
+        tune(recording, qrels, GOAL, space=space)
+
+
+def test_too_few_queries_for_the_confidence_are_said(recording: Recording) -> None:
+    with pytest.raises(InputError, match="p95 at 95% confidence needs at least 59 judged queries, got 24"):
+        tuned_for(recording, Goal(40.0))
+
+
+def test_under_load_queries_wait_and_are_refused(recording: Recording) -> None:
+    text = CASCADE.replace("name: made-up\n", "name: made-up\nbudget_ms: 100\noverload: refuse\n")
+    config = config_of(text, MACHINE)
+    replayer = Replayer(recording, Judgments.of(judgments(recording), recording), registry=REGISTRY)
+    alone, calm, busy = replayer.run(config), *(replayer.run(config, Load(rate)) for rate in (0.5, 2000.0))
+    assert not calm.refused.any()
+    assert calm.mean("nDCG@10") == pytest.approx(alone.mean("nDCG@10"), abs=0.05)
+    assert busy.refused.mean() > 0.5
+    assert np.isinf(busy.latency_ms(99))
+    assert busy.mean("nDCG@10") < 0.5 * calm.mean("nDCG@10")
+    assert (busy.seconds[~busy.refused] <= 0.1).all()
+
+
+def test_a_replay_is_a_table_and_a_record(recording: Recording) -> None:
+    pytest.importorskip("pandas")
+    space = SearchSpace.of(recording, registry=REGISTRY)
+    config = space.config(next(space.points()))
+    evaluation = Replayer(recording, Judgments.of(judgments(recording), recording), registry=REGISTRY).run(config)
+    assert len(evaluation.to_frame()) == 24
+    low, high = evaluation.interval("nDCG@10")
+    assert low < evaluation.mean("nDCG@10") < high
+    assert json.loads(json.dumps(evaluation.to_json()))["answers"] == 24
+    without = replay(recording, config)
+    with pytest.raises(InputError, match="was not computed"):
+        without.mean("nDCG@10")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (("seed: 4", "seed: 5"), "no recorded stage has its settings; recorded are words"),
+        (("top_k: 80", "top_k: 101"), "top_k: expected at most 100 documents, the recorded depth, got 101"),
+        (("version: 1", "version: 1\npassages: {max_tokens: 64}"), "passages.max_tokens: expected None, as recorded"),
+    ],
+)
+def test_what_was_not_recorded_cannot_be_replayed(recording: Recording, changed: tuple[str, str], message: str) -> None:
+    config = config_of(CASCADE.replace(*changed), MACHINE)
+    with pytest.raises(InputError, match=re.escape(message)):
+        replay(recording, config)
