@@ -60,7 +60,7 @@ def tune(
     Half of the queries are kept to report on, or five-fold cross-validation is used where there are few. An interrupted
     study goes on when the command is given again.
 
-    Example: cascade tune --recording T.parquet --qrels qrels/test.tsv --budget-ms 50 --out tuned.yaml
+    Example: cascade tune --recording T.parquet --qrels qrels.tsv --out tuned.yaml --budget-ms 50
     """
     if verify and index is None:
         raise typer.BadParameter("--verify runs cascades live and needs --index")
