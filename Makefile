@@ -5,6 +5,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 EXTRAS := dev
+# More for pip, such as --extra-index-url with PyTorch's index of CPU builds.
+PIP_FLAGS ?=
 
 .PHONY: demo test lint plaid clean
 
@@ -23,13 +25,13 @@ lint: $(READY)
 
 # What the ColBERT parity and PLAID tests need besides; without it they are skipped.
 plaid: $(READY)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,plaid]'
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e '.[dev,plaid]'
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
 clean:

@@ -14,7 +14,7 @@ from types import TracebackType
 import numpy as np
 
 from cascade.arguments import FROM_CONFIG, Budget, as_documents, as_query, as_seconds, check_top_k
-from cascade.calibration import WARM_UP, calibrate
+from cascade.calibration import SAMPLE, TEXT_WARM_UP, WARM_UP, calibrate
 from cascade.clock import Clock, Deadline, MonotonicClock
 from cascade.cost import CostModel, CostProfile
 from cascade.engine import QueryRun
@@ -63,7 +63,8 @@ class Cascade:
 
         Args:
             config: a checked configuration.
-            index: what ``search`` looks in; without one there is only ``rerank``.
+            index: what ``search`` looks in; without one there is only ``rerank``, whose stages have to encode every
+                passage, so that a budget made for an index is soon used up.
             costs: what this machine's work costs; by default the index's own profile from ``cascade calibrate``, or
                 else a short measurement now, if the configuration has a budget.
             workers: tasks executed at the same time.
@@ -84,12 +85,14 @@ class Cascade:
         self._opened: OpenedCascade | None = None
         self._scaled: dict[float, OpenedCascade] = {}
         if index is None:
-            self._stages.open_texts(MemoryPassages([]))  # so that the first query does not wait for models
+            measured = self._stages.open_texts(MemoryPassages(SAMPLE))  # the first query does not wait for models
+            effort = TEXT_WARM_UP
         else:
             index.require_passages(self.plan.passages)
-            self._opened = self._stages.open_index(index)
-        if costs is None and self._opened is not None and _limited(self.plan):
-            costs = calibrate(self._opened, self._clock, quantile=self.plan.quantile, effort=WARM_UP)
+            measured = self._opened = self._stages.open_index(index)
+            effort = WARM_UP
+        if costs is None and _limited(self.plan):
+            costs = calibrate(measured, self._clock, quantile=self.plan.quantile, effort=effort)
         self.costs = CostModel.unknown(self.plan.quantile) if costs is None else CostModel(costs)
         self._executor = Executor(self.costs, workers=workers, max_waiting=self.plan.max_waiting, clock=self._clock)
         self._observers = Observers(observers)
@@ -229,7 +232,8 @@ class Cascade:
             passages: texts or documents, best first if they have an order. The ``doc_id`` of a text is its position,
                 from 0.
             top_k: documents wanted; all of them by default.
-            budget_ms: milliseconds from now to the answer.
+            budget_ms: milliseconds from now to the answer; passages are split and tokenised before the first look at
+                the clock.
 
         Raises:
             InputError: for too many or too long passages, for two of one ``doc_id``, and as in ``search``.

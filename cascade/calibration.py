@@ -15,7 +15,7 @@ from cascade.clock import Clock
 from cascade.cost import CostProfile, Sample, fit, machine
 from cascade.stage import Batch, ListwiseReranker, Reranker, Retriever, Work
 from cascade.tasks import OpenedCascade, OpenedStage
-from cascade.types import Query, Rows
+from cascade.types import Document, Query, Rows
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 QUERY_WORDS = 9
@@ -39,7 +39,14 @@ class Effort:
 
 
 WARM_UP = Effort(stage_s=0.6, least_rounds=3, highest_quantile=0.9)
+TEXT_WARM_UP = Effort(stage_s=0.6, least_rounds=2, highest_quantile=0.9)
 THOROUGH = Effort(stage_s=15.0, least_rounds=4)
+
+SAMPLE = tuple(
+    Document(str(words), "a passage of a few words that is read like any other " * (words // 10))
+    for words in (10, 30, 80, 160)
+)
+"""Texts to measure rerankers with where there is no index."""
 
 
 def calibrate(

@@ -4,6 +4,7 @@
 
     CascadeError
      ├── ConfigError            a YAML file is wrong; carries every problem found, each with file and line
+     ├── UnknownKind            no installed package offers a stage of that kind
      ├── InputError             a corpus, query, judgment or run file, or a call's argument, is wrong
      ├── ModelError             a model is missing, unreadable or of the wrong shape
      ├── BadIndex               something about an index directory
@@ -60,6 +61,10 @@ class ConfigError(CascadeError):
         self.source = source
         self.problems = tuple(sorted(problems, key=lambda p: (p.line, p.path)))
         super().__init__("\n".join(problem.render(source) for problem in self.problems))
+
+
+class UnknownKind(CascadeError):
+    """No installed package offers a stage of that kind, or the one that does cannot be imported."""
 
 
 class InputError(CascadeError):

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from cascade.stage import STAGE_NAME
 from cascade.yamltree import Location, show
 
 _KINDS_OF_VALUE = {
@@ -91,6 +92,8 @@ def _phrase(schema: Mapping[str, Any]) -> str:
     words = " ".join([words, " and ".join(limits)]).strip() if limits else words
     if "maxLength" in schema:
         words += f" of {schema.get('minLength', 0)} to {schema['maxLength']} characters"
+    if schema.get("pattern") == STAGE_NAME:
+        return f"{words} of at most 64 letters, digits, '.', '_' and '-'"
     return f"{words} matching {schema['pattern']}" if "pattern" in schema else words
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import BaseModel, ValidationError
 
-from cascade.errors import ConfigError, Problem
+from cascade.errors import ConfigError, Problem, UnknownKind
 from cascade.explain import explain
-from cascade.registry import Registry, UnknownKind
+from cascade.registry import Registry
 from cascade.schema import CascadeConfig, CascadeSettings, StageEntry
 from cascade.stage import Context, StageKind
 from cascade.yamltree import MAX_BYTES, Location, Tree, parse_yaml, render, show, too_large
@@ -81,6 +81,7 @@ class _Check:
     tree: Tree
     registry: Registry
     context: Context
+    guessed: dict[int, tuple[BaseModel, frozenset[str]]] = field(default_factory=dict)
     problems: list[Problem] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -97,7 +98,7 @@ class _Check:
             self.report((), f"expected a mapping with version, name and stages, got {show(data)}")
             return None, []
         top = {key: value for key, value in data.items() if key != "stages"}
-        settings = self.model(CascadeSettings, top, (), also=("stages",))
+        settings = self.model(CascadeSettings, top, (), {"version": 1, "name": "unnamed"}, also=("stages",))
         raw = data.get("stages")
         if not isinstance(raw, list) or not raw:
             got = "nothing" if "stages" not in data else show(raw)
@@ -144,13 +145,14 @@ class _Check:
         entries = tuple(entry for entry in built if entry is not None)
         names = tuple(entry.settings.name for entry in entries)
         if len(entries) < len(built):  # what can be said of its own settings, without them all
-            self.model(kind.settings, {**raw, "retrievers": names}, where)
+            self.model(kind.settings, {**raw, "retrievers": names}, where, {})
             return None
         stage = self.entry(kind, {**raw, "retrievers": names}, where, entries)
         if stage is not None:
             self.budgets(built, (*where, "budget_ms"), stage.settings.budget_ms, at)
             offered = sum(entry.settings.top_k for entry in entries)
-            if stage.settings.top_k > offered:
+            known = all(self.knows(entry, "top_k") for entry in (stage, *entries))
+            if known and stage.settings.top_k > offered:
                 got = f"{stage.settings.top_k} where the retrievers pass on {offered} in all"
                 self.report((*where, "top_k"), f"top_k cannot grow: expected at most {offered}, got {got}")
         return stage
@@ -159,7 +161,7 @@ class _Check:
         self, kind: StageKind, raw: Mapping[str, Any], where: Location, retrievers: tuple[StageEntry, ...]
     ) -> StageEntry | None:
         """A stage whose kind is known."""
-        settings = self.model(kind.settings, raw, where)
+        settings = self.model(kind.settings, raw, where, {"name": f"unnamed-{len(self.guessed)}", "top_k": 1})
         if settings is None:
             return None
         try:
@@ -169,15 +171,41 @@ class _Check:
             self.report(where, f"{kind.kind!r} could not be checked: {error}")
         return StageEntry(kind, settings, retrievers)
 
-    def model(self, model: type[BaseModel], raw: Mapping[str, Any], where: Location, also: Iterable[str] = ()) -> Any:
-        """A pydantic model from plain data; None after reporting what is wrong with it."""
+    def model(
+        self,
+        model: type[BaseModel],
+        raw: Mapping[str, Any],
+        where: Location,
+        stand_ins: Mapping[str, Any],
+        also: Iterable[str] = (),
+    ) -> Any:
+        """A pydantic model from plain data, after reporting what is wrong with it.
+
+        Wrong fields are left out then, or given a value of ``stand_ins``, so that the other fields can still be checked
+        against each other; None where that is not enough.
+        """
         try:
             return model.model_validate(raw)
         except ValidationError as error:
+            wrong = set()
             for detail in error.errors():
                 place, message = explain(detail, model, tuple(also))
                 self.report((*where, *place), message)
+                wrong.add(detail["loc"][0] if detail["loc"] else "")
+        guessed = {name: value for name, value in stand_ins.items() if name in wrong}
+        try:
+            mended = model.model_validate({**{key: raw[key] for key in raw if key not in wrong}, **guessed})
+        except ValidationError:
             return None
+        self.guessed[id(mended)] = (mended, frozenset(guessed))
+        return mended
+
+    def knows(self, entry: StageEntry | None, name: str) -> TypeGuard[StageEntry]:
+        """Whether a field of a stage is as the file says, not a stand-in."""
+        if entry is None:
+            return False
+        guessed = self.guessed.get(id(entry.settings))
+        return guessed is None or name not in guessed[1]
 
     def roles(self, built: Sequence[StageEntry | None]) -> None:
         """A retriever or fuser first, rerankers after it."""
@@ -202,7 +230,7 @@ class _Check:
             named = [(at, entry), *(((*at, "retrievers", j), inner) for j, inner in enumerate(entry.retrievers))]
             for where, stage in named:
                 place, name = (*where, "name"), stage.settings.name
-                if name in seen:
+                if self.knows(stage, "name") and name in seen:
                     self.report(place, f"expected a name of its own, got {name!r}, which {seen[name]} has already")
                 seen.setdefault(name, render(where))
 
@@ -210,7 +238,7 @@ class _Check:
         """A stage cannot pass on more than it gets."""
         smallest: tuple[int, str] | None = None
         for i, entry in enumerate(built):
-            if entry is None:
+            if not self.knows(entry, "top_k"):
                 continue
             top_k = entry.settings.top_k
             if smallest is not None and top_k > smallest[0]:

@@ -6,14 +6,10 @@ import difflib
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 
-from cascade.errors import CascadeError
+from cascade.errors import UnknownKind
 from cascade.stage import StageKind
 
 STAGES_GROUP = "cascade.stages"
-
-
-class UnknownKind(CascadeError):
-    """No installed package offers a stage of that kind."""
 
 
 class Registry:

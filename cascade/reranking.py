@@ -14,7 +14,7 @@ from cascade.stagerun import StageRun, Steps, encode, floats
 from cascade.tasks import Outcome, Task
 from cascade.types import Query, Rows
 
-PROBE = 4
+PROBE = 1
 """Candidates in the first batch of a stage whose cost nobody has measured."""
 FRUITLESS = 4
 """Plans in a row of which not one batch could start, after which a stage gives up."""

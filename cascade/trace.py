@@ -25,7 +25,8 @@ class StageTrace:
     Args:
         name: the stage.
         kind: its kind.
-        received: candidates it was given; for a retriever, rows in the collection.
+        received: candidates it was given; for a retriever, all of the collection. Candidates are passages: a document
+            that had to be split counts as often as it has passages among them.
         planned: candidates that the scheduler expected to fit before the stage began.
         scored: candidates it scored in time.
         passed: candidates handed to the next stage.

@@ -98,6 +98,8 @@ def _not_yaml(error: yaml.YAMLError, text: str) -> Problem:
         return Problem("", f"not valid YAML: {error.reason}, got character U+{error.character:04X}", line)
     mark = getattr(error, "problem_mark", None)
     reason = getattr(error, "problem", None) or str(error)
+    if "cannot start any token" in reason:
+        reason += "; indent with spaces, not tabs, and quote values that begin with a special character"
     return Problem("", f"not valid YAML: {reason}", 0 if mark is None else mark.line + 1)
 
 

@@ -5,28 +5,15 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import sys
+import threading
+from importlib import import_module
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
-from cascade.cli import (
-    calibrate,
-    compare,
-    demo,
-    eval_,
-    index,
-    models,
-    record,
-    rerank,
-    run,
-    schema,
-    search,
-    stages,
-    tune,
-    validate,
-    version,
-)
 from cascade.errors import BadIndex, CascadeError, ConfigError, InputError, ModelError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_CONFIG, EXIT_INPUT, EXIT_INDEX, EXIT_MODEL, EXIT_INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
@@ -34,37 +21,44 @@ EXIT_FAILED, EXIT_USAGE, EXIT_CONFIG, EXIT_INPUT, EXIT_INDEX, EXIT_MODEL, EXIT_I
 _ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 """Of the click inside typer or, with an older typer, of the package click; typer does not export it."""
 
-app = typer.Typer(
-    name="cascade",
-    help="Multi-stage ranking under one latency budget, from a YAML file.",
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 configuration, 4 input, 5 index, 6 model, 130 interrupted.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-
-for command, function in (
-    ("demo", demo.demo),
-    ("validate", validate.validate),
-    ("schema", schema.schema),
-    ("index", index.index),
-    ("search", search.search),
-    ("run", run.run),
-    ("rerank", rerank.rerank),
-    ("eval", eval_.evaluate),
-    ("compare", compare.compare),
-    ("record", record.record),
-    ("tune", tune.tune),
-    ("calibrate", calibrate.calibrate),
-    ("models", models.models),
-    ("stages", stages.stages),
-    ("version", version.version),
-):
-    app.command(command)(function)
+COMMANDS = {
+    "demo": "demo.demo",
+    "validate": "validate.validate",
+    "schema": "schema.schema",
+    "index": "index.index",
+    "search": "search.search",
+    "run": "run.run",
+    "rerank": "rerank.rerank",
+    "eval": "eval_.evaluate",
+    "compare": "compare.compare",
+    "calibrate": "calibrate.calibrate",
+    "record": "record.record",
+    "tune": "tune.tune",
+    "models": "models.models",
+    "stages": "stages.stages",
+    "version": "version.version",
+}
+"""Each command's module in this folder, and the function in it."""
 
 
-@app.callback()
+def build_app(command: str | None = None) -> typer.Typer:
+    """The command line; only one of its commands where that is known, so that checking a file loads no engine."""
+    app = typer.Typer(
+        name="cascade",
+        help="Multi-stage ranking under one latency budget, from a YAML file.",
+        epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 configuration, 4 input, 5 index, 6 model, 130 interrupted.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    for name, place in COMMANDS.items() if command is None else [(command, COMMANDS[command])]:
+        module, _, function = place.partition(".")
+        app.command(name)(getattr(import_module(f"cascade.cli.{module}"), function))
+    app.callback()(common)
+    return app
+
+
 def common(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what the engine is doing.")] = False,
 ) -> None:
@@ -77,11 +71,14 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a title must not end a search on an old terminal
+    signal.signal(signal.SIGINT, _interrupt)
     sys.exit(run_command(sys.argv[1:]))
 
 
 def run_command(arguments: list[str]) -> int:
     """Runs one command line; the exit code. Errors made on purpose become one message on stderr."""
+    named = next((argument for argument in arguments if not argument.startswith("-")), None)
+    app = build_app(named if named in COMMANDS else None)
     try:
         result = app(arguments, standalone_mode=False)
         sys.stdout.flush()
@@ -96,11 +93,22 @@ def run_command(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (CascadeError, OSError) as error:
+        if _interrupted.is_set():  # a library may turn an interrupt into an error of its own
+            print("interrupted", file=sys.stderr)
+            return EXIT_INTERRUPTED
         print(error if isinstance(error, ConfigError) else f"error: {error}", file=sys.stderr)
         return _exit_code(error)
     if result == EXIT_INTERRUPTED:
         print("interrupted", file=sys.stderr)
     return result if isinstance(result, int) else 0
+
+
+_interrupted = threading.Event()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _interrupted.set()
+    raise KeyboardInterrupt
 
 
 def _exit_code(error: Exception) -> int:

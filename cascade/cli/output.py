@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ messages = Console(stderr=True, highlight=False, markup=False, emoji=False)
 BAR_WIDTH = 40
 SNIPPET = 100
 PIPE_WIDTH = 1000
+PROGRESS_LINE_S = 15.0
 
 
 def show(value: RenderableType) -> None:
@@ -141,7 +143,13 @@ class Told(Protocol):
 
 @contextmanager
 def progress_bar() -> Iterator[Told]:
-    """A progress display on stderr; yields a function told of (step, done, total)."""
+    """A progress display on stderr; yields a function told of (step, done, total).
+
+    Bars in a terminal; elsewhere, as in a log of a build, a line now and then.
+    """
+    if not messages.is_terminal:
+        yield _progress_lines()
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -149,7 +157,7 @@ def progress_bar() -> Iterator[Told]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as progress:
+    with Progress(*columns, console=messages, transient=True) as progress:
         tasks: dict[str, Any] = {}
 
         def told(step: str, done: int, total: int) -> None:
@@ -158,3 +166,15 @@ def progress_bar() -> Iterator[Told]:
             progress.update(tasks[step], completed=done, total=total or None)
 
         yield told
+
+
+def _progress_lines() -> Told:
+    said_at = time.monotonic()
+
+    def told(step: str, done: int, total: int) -> None:
+        nonlocal said_at
+        if time.monotonic() - said_at >= PROGRESS_LINE_S:
+            said_at = time.monotonic()
+            say(f"{step}: {done:,} of {total:,}" if total else f"{step}: {done:,}")
+
+    return told

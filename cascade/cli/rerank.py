@@ -27,6 +27,8 @@ def rerank(
 ) -> None:
     """Reorders a run by the cascade's rerankers; its retrievers are passed over and no index is needed.
 
+    Without an index every passage is encoded anew, so there is no time limit unless --budget-ms gives one.
+
     Example: cascade rerank --config configs/two-stage.yaml --corpus corpus.jsonl --queries queries.jsonl --run in.trec
     --output out.trec
     """
@@ -39,14 +41,16 @@ def rerank(
         )
     wanted = {scored.doc_id for found in candidates.values() for scored in found}
     documents = _documents(corpus, wanted, run)
-    granted = budget(budget_ms, no_budget)
+    granted = None if budget_ms is None else budget(budget_ms, no_budget)
+    degraded = 0
     with Cascade.from_yaml(config) as engine, write_run(output, engine.plan.name) as writer, progress_bar() as told:
         for done, (query_id, found) in enumerate(candidates.items(), start=1):
             passages = [documents[scored.doc_id] for scored in found]
             ranking = engine.rerank(texts[query_id], passages, top_k=top_k, budget_ms=granted)
             writer.write(query_id, [(hit.doc_id, hit.score) for hit in ranking])
+            degraded += ranking.degraded
             told("queries", done, len(candidates))
-    say(f"{output}: {len(candidates)} queries")
+    say(f"{output}: {len(candidates)} queries, {degraded} of them degraded")
 
 
 def _documents(corpus: Path, wanted: set[str], run: Path) -> dict[str, Document]:

@@ -33,5 +33,7 @@ def search(
     print_hits(ranking)
     if explain:
         show(waterfall(ranking.trace))
+    elif ranking.degraded and not ranking.hits:
+        say("no hits: the time ended before anything was found; --explain shows where it went")
     elif ranking.degraded:
         say("degraded: not every stage did all it was planned to; --explain shows which and why")

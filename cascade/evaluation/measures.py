@@ -113,8 +113,8 @@ def _parse(name: str) -> ir_measures.Measure:
     known = ir_measures.measures.registry
     if node.id not in known:
         close = difflib.get_close_matches(node.id, known, n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise InputError(f"measures: unknown {node.id[:80]!r}{hint} Known are for example {_EXAMPLES}")
+        hint = f", did you mean {close[0]!r}?" if close else ""
+        raise InputError(f"measures: unknown {node.id[:80]!r}{hint}; known are, for example, {_EXAMPLES}")
     prototype = known[node.id]
     if cutoff is not None:
         parameters[prototype.AT_PARAM] = cutoff

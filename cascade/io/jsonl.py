@@ -24,8 +24,11 @@ def read_jsonl(path: Path, max_bytes: int) -> Iterator[Record]:
             value = json.loads(line)
         except RecursionError:
             raise InputError(f"{place}: nested too deeply to read; flatten the object") from None
-        except ValueError as error:
-            raise InputError(f"{place}: expected a JSON object, got invalid JSON: {error}; correct the line") from None
+        except json.JSONDecodeError as error:
+            reason = f"{error.msg} at character {error.colno}"
+            raise InputError(f"{place}: expected a JSON object, got invalid JSON: {reason}; correct the line") from None
+        except ValueError as error:  # such as a number with too many digits
+            raise InputError(f"{place}: expected a JSON object, got: {error}; correct the line") from None
         if not isinstance(value, dict):
             raise InputError(f"{place}: expected a JSON object, got {show(value)}; write one object on each line")
         yield place, value

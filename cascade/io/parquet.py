@@ -31,6 +31,7 @@ def read_parquet(path: Path, max_bytes: int) -> Iterator[Record]:
                         raise InputError(f"{place}: expected texts of up to {max_bytes} characters; split the document")
                     yield place, fields
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        place = f"{path}:row {number + 1}" if number else str(path)
         raise InputError(
-            f"{path}:row {number + 1}: expected Parquet, got: {error}; write the file again, as with pandas.to_parquet"
+            f"{place}: expected Parquet, got: {error}; write the file again, as with pandas.to_parquet"
         ) from None

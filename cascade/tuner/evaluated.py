@@ -58,12 +58,6 @@ class Evaluation:
         return percentile_ms(self.seconds, percentile)
 
     @property
-    def mean_ms(self) -> float:
-        """Mean milliseconds of the answers that came."""
-        answered = self.seconds[~np.isinf(self.seconds)]
-        return float(answered.mean() * 1000) if len(answered) else math.inf
-
-    @property
     def over_budget(self) -> float | None:
         """Share of answers that took longer than the configured budget, or never came; None without one."""
         budget_ms = self.config.settings.budget_ms

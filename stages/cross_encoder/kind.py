@@ -14,7 +14,7 @@ from stages.models import ModelRef, check
 class CrossEncoderSettings(StageSettings):
     """Settings of a cross-encoder, any sequence-classification checkpoint with one or two labels."""
 
-    model: ModelRef = "bundled:cross-encoder"
+    model: ModelRef
     max_passage_tokens: int = Field(256, ge=1, le=8192, description="tokens of a passage that are read")
     max_query_tokens: int = Field(64, ge=1, le=8192, description="tokens of a query that are read")
     query_prefix: str = Field("", description="put before every query, for checkpoints trained with a template")

@@ -20,11 +20,11 @@ from jsonschema import Draft202012Validator
 
 from cascade import Cascade, api
 from cascade.calibration import WARM_UP, calibrate
-from cascade.cli.app import app, run_command
+from cascade.cli.app import build_app, run_command
 from cascade.io import read_run
 from cascade.resources import config_path
 
-COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+COMMANDS = sorted(typer.main.get_command(build_app()).commands)  # type: ignore[attr-defined]
 QUESTION = "configure logging to a file"
 BM25 = "version: 1\nname: words\nstages: [{name: bm25, kind: bm25, top_k: 10}]\n"
 LATE = """\
@@ -85,7 +85,7 @@ def test_every_command_explains_itself_and_has_an_example_that_parses(cli: Any, 
     assert f"Example: cascade {command}" in text
     example = text.partition("Example: cascade ")[2].partition(" Options:")[0].partition(" Arguments:")[0]
     arguments = shlex.split(example.partition(" > ")[0])
-    click_command = typer.main.get_command(app).commands[arguments[0]]  # type: ignore[attr-defined]
+    click_command = typer.main.get_command(build_app()).commands[arguments[0]]  # type: ignore[attr-defined]
     click_command.make_context(arguments[0], arguments[1:])
 
 

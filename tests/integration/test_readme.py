@@ -64,7 +64,8 @@ def test_commands_run_in_order_and_then_the_python(
         exec(compile(block, "README.md", "exec"), {})
     shown = capsys.readouterr().out
     assert "csv." in shown
-    assert "beds and mattresses" in shown
+    assert "['hotels in Rome'," in shown
+    assert Path("out.trec").read_text() != Path("run.trec").read_text()
 
 
 def test_the_stage_of_the_readme_is_a_full_citizen(tmp_path: Path) -> None:

@@ -62,8 +62,8 @@ def test_names_are_normalised_and_kept_once() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("NDCGG@10", "unknown 'NDCGG'; did you mean 'NDCG'"),
-        ("qqqqq", "unknown 'qqqqq' Known are for example nDCG@10"),
+        ("NDCGG@10", "unknown 'NDCGG', did you mean 'NDCG'"),
+        ("qqqqq", "unknown 'qqqqq'; known are, for example, nDCG@10"),
         ("nDCG@", "expected a name like nDCG@10, .* got 'nDCG@'"),
         ("__import__('os')", "expected a name like"),
         ("(" * 500, "expected a name like"),

@@ -110,7 +110,7 @@ stages:
 """
     assert problems(text) == [
         "f.yaml:1: version: expected 1, got 2",
-        "f.yaml:2: name: expected a string matching ^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$, got 'not a name'",
+        "f.yaml:2: name: expected a string of at most 64 letters, digits, '.', '_' and '-', got 'not a name'",
         "f.yaml:3: budget: unknown key; did you mean 'budget_ms'?",
         "f.yaml:4: quantile: expected a number >= 0.5 and < 1, got 1",
         "f.yaml:5: slack: expected one of carry, drop, got 'keep'",
@@ -121,7 +121,7 @@ stages:
         "f.yaml:9: stages[0].method: expected one of lucene, robertson, atire, got 'lucen'",
         "f.yaml:9: stages[0].top_k: expected an integer >= 1, got 0",
         "f.yaml:10: stages[1].kind: unknown 'cross_encodr'; did you mean 'cross_encoder'?",
-        "f.yaml:11: stages[2]: expected a key 'name' (a string matching ^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$), got none",
+        "f.yaml:11: stages[2]: expected a key 'name' (a string of at most 64 letters, digits, '.', '_' and '-'), got none",
         "f.yaml:11: stages[2]: expected a key 'top_k' (an integer >= 1), got none",
         "f.yaml:11: stages[2]: expected a key 'model' (a string of 1 to 4096 characters), got none",
         "f.yaml:11: stages[2].modell: unknown key; did you mean 'model'?",
@@ -146,7 +146,7 @@ stages:
         (HEAD + "  - " + BM25 + "\nfrobnicate: 1", "f.yaml:5: frobnicate: unknown key; known keys: version, name, "),
         (HEAD + "  - " + BM25 + "\nstagse: []", "f.yaml:5: stagse: unknown key; did you mean 'stages'?"),
         (HEAD + "  - " + BM25 + "\n<<: {budget_ms: 3}", "f.yaml:5: <<: unknown key; known keys: "),
-        ("version: 1\nstages: [" + BM25 + "]", "f.yaml:1: expected a key 'name' (a string matching "),
+        ("version: 1\nstages: [" + BM25 + "]", "f.yaml:1: expected a key 'name' (a string of "),
     ],
 )
 def test_the_top_level(text: str, message: str) -> None:
@@ -377,3 +377,36 @@ def test_a_configuration_cannot_be_changed_afterwards() -> None:
     config: CascadeConfig = parse_config(stages(BM25))
     with pytest.raises(ValueError, match="frozen"):
         config.settings.name = "y"  # type: ignore[misc]
+
+
+def test_a_wrong_field_hides_nothing_that_is_wrong_with_the_others(tmp_path):
+    text = """version: 2
+name: late
+budget_ms: 10
+stages:
+  - {name: bm25, kind: bm25, top_k: 100, budget_ms: 8, k1: high}
+  - {name: bm25, kind: colbert, top_k: 200, budget_ms: 30, model: ./missing, dtype: int3}
+"""
+    with pytest.raises(ConfigError) as raised:
+        parse_config(text, folder=tmp_path)
+    assert [problem.path for problem in raised.value.problems] == [
+        "version",
+        "budget_ms",
+        "stages[0].k1",
+        "stages[1].dtype",
+        "stages[1].model",
+        "stages[1].name",
+        "stages[1].top_k",
+    ]
+
+
+def test_a_stand_in_for_a_wrong_field_is_not_compared_with_anything():
+    text = """version: 1
+name: early
+stages:
+  - {name: bm25, kind: bm25, top_k: none}
+  - {name: 7, kind: colbert, top_k: 200, model: bundled:bi-encoder}
+"""
+    with pytest.raises(ConfigError) as raised:
+        parse_config(text)
+    assert [problem.path for problem in raised.value.problems] == ["stages[0].top_k", "stages[1].name"]

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cascade import registry as module
-from cascade.registry import Registry, UnknownKind
+from cascade.errors import UnknownKind
+from cascade.registry import Registry
 from cascade.stage import Stage, StageKind, StageSettings
 
 
