@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ModelError,
         Overloaded,
         StageError,
+        UnknownKind,
     )
     from cascade.index import Index
     from cascade.io import read_corpus, read_qrels, read_queries, read_run, write_run
@@ -54,6 +55,7 @@ _PUBLIC = {
         "ModelError",
         "Overloaded",
         "StageError",
+        "UnknownKind",
     ),
     "cascade.index": ("Index",),
     "cascade.io": ("read_corpus", "read_qrels", "read_queries", "read_run", "write_run"),
@@ -92,6 +94,7 @@ __all__ = [
     "StageError",
     "StageTrace",
     "Trace",
+    "UnknownKind",
     "index_corpus",
     "load_config",
     "parse_config",

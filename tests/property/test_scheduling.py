@@ -156,7 +156,7 @@ def test_a_model_that_knows_nothing_of_a_stage_still_meets_the_deadline_after_a_
     opened = cascade(stage("first", FakeRetriever(n), n), stage("ce", FakeReranker(np.full(n, 100, np.int32)), n))
     run = answer(opened, 0.05, known=model({}))
     trace = run.trace.stages[1]
-    assert trace.planned == 4
+    assert trace.planned == 1
     assert 10 < trace.scored < n
     assert run.trace.overshoot_s == 0
     assert run.trace.costs == "calibrated"
