@@ -121,7 +121,8 @@ stages:
         "f.yaml:9: stages[0].method: expected one of lucene, robertson, atire, got 'lucen'",
         "f.yaml:9: stages[0].top_k: expected an integer >= 1, got 0",
         "f.yaml:10: stages[1].kind: unknown 'cross_encodr'; did you mean 'cross_encoder'?",
-        "f.yaml:11: stages[2]: expected a key 'name' (a string of at most 64 letters, digits, '.', '_' and '-'), got none",
+        "f.yaml:11: stages[2]: expected a key 'name'"
+        " (a string of at most 64 letters, digits, '.', '_' and '-'), got none",
         "f.yaml:11: stages[2]: expected a key 'top_k' (an integer >= 1), got none",
         "f.yaml:11: stages[2]: expected a key 'model' (a string of 1 to 4096 characters), got none",
         "f.yaml:11: stages[2].modell: unknown key; did you mean 'model'?",
