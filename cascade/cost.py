@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade.errors import InputError
+from cascade.io import write_json_atomic
 from cascade.stage import Work
 
 PROFILE_VERSION = 1
@@ -159,9 +160,7 @@ class CostProfile:
                 for key, cost in sorted(self.costs.items())
             },
         }
-        temporary = path.with_name(path.name + ".new")
-        temporary.write_text(json.dumps(data, indent=1) + "\n")
-        temporary.replace(path)
+        write_json_atomic(path, data)
 
     @classmethod
     def load(cls, path: Path) -> CostProfile:

@@ -10,11 +10,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cascade.api import Cascade
 from cascade.arguments import FROM_CONFIG
 from cascade.cli.output import ms, progress_bar, say, show
 from cascade.demo import load_questions
-from cascade.demo.build import demo_index
+from cascade.demo.build import open_demo
 from cascade.engine import QueryRun
 from cascade.evaluation import gap_report, render, run_staged
 from cascade.load import load_config
@@ -43,13 +42,13 @@ def demo(
     """
     cascade = load_config(config_path("default.yaml") if config is None else config)
     with progress_bar() as told:
-        index, built = demo_index(cascade, folder / cascade.settings.name, told)
+        engine, index, built = open_demo(cascade, folder / cascade.settings.name, told)
     corpus = index.manifest.corpus
     verb = "built" if built else "reused"
     say(f"index {verb}: {corpus.documents} documents in {corpus.passages} passages, {folder}")
     doc_ids = set(index.doc_ids(range(len(index))))
     questions, judgments, _ = load_questions(doc_ids)
-    with Cascade(cascade, index=index) as engine:
+    with engine:
         shown = [query for query in questions if query.query_id in SHOWN]
         for run in engine.runs(shown, FROM_CONFIG):
             run.result()

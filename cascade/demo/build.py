@@ -7,15 +7,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from cascade.api import index_corpus
+from cascade.api import Cascade, index_corpus
 from cascade.demo.corpus import gather
 from cascade.errors import BadIndex
 from cascade.index import BuildProgress, Index
 from cascade.io import SourcedDocument
-from cascade.opening import LoadedStages
-from cascade.planner import plan
 from cascade.schema import CascadeConfig
-from cascade.stage import Context
 
 
 class DemoCorpus:
@@ -40,8 +37,8 @@ class DemoCorpus:
         return digest.hexdigest()[:16]
 
 
-def demo_index(config: CascadeConfig, folder: Path, progress: BuildProgress) -> tuple[Index, bool]:
-    """The index of the demo corpus for a cascade, and whether it had to be built.
+def open_demo(config: CascadeConfig, folder: Path, progress: BuildProgress) -> tuple[Cascade, Index, bool]:
+    """The cascade over the index of the demo corpus, that index, and whether it had to be built.
 
     Args:
         config: the cascade.
@@ -49,20 +46,12 @@ def demo_index(config: CascadeConfig, folder: Path, progress: BuildProgress) -> 
         progress: told of each step of building, and how many of how many rows are done.
     """
     corpus = DemoCorpus()
-    index = _existing(config, folder, corpus.fingerprint)
-    if index is not None:
-        return index, False
-    index_corpus(config, corpus, folder, force=True, progress=progress)
-    return Index.open(folder), True
-
-
-def _existing(config: CascadeConfig, folder: Path, fingerprint: str) -> Index | None:
-    """The index that an earlier call built, if it still fits the cascade and the documentation."""
-    planned = plan(config)
-    try:
+    try:  # an earlier call's index, if it still fits the cascade and the documentation
         index = Index.open(folder)
-        index.require_passages(planned.passages)
-        LoadedStages(planned, Context(config.folder), threads=1).open_index(index)
+        if index.manifest.corpus.fingerprint == corpus.fingerprint:
+            return Cascade(config, index=index), index, False
     except BadIndex:
-        return None
-    return index if index.manifest.corpus.fingerprint == fingerprint else None
+        pass
+    index_corpus(config, corpus, folder, force=True, progress=progress)
+    index = Index.open(folder)
+    return Cascade(config, index=index), index, True
