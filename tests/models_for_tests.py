@@ -51,6 +51,24 @@ def tiny_distilbert_classifier(folder: Path, labels: int = 1) -> Path:
     return save_random(DistilBertForSequenceClassification, config, folder)
 
 
+def joint_encoder(folder: Path, gate: float = -2.0) -> Path:
+    """The project's own architecture with the weights of all-MiniLM-L6-v2, untrained."""
+    import torch
+
+    from stages.models import read_weights, save_weights
+    from stages.models.catalogue import bundled
+    from stages.models.joint import JointConfig, JointEncoder, save_joint_files
+
+    base = bundled("bundled:bi-encoder").folder()
+    config = save_joint_files(folder, base)
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = JointEncoder(JointConfig.of(config), gate)
+    model.load_state_dict(read_weights(base), strict=False)
+    save_weights(folder, model.state_dict(), base="bundled:bi-encoder")
+    return folder
+
+
 def tiny_roberta_classifier(folder: Path, labels: int = 1) -> Path:
     """A RoBERTa sequence classifier: <s> a </s></s> b </s>, positions counted from the padding id."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors

@@ -2,9 +2,10 @@
 
 from stages.models.catalogue import CATALOGUE, BundledModel
 from stages.models.layout import Layout, layout
-from stages.models.loading import load_transformer, longest_input, one_thread, pad
+from stages.models.loading import load_cross_encoder, load_transformer, longest_input, one_thread, pad
 from stages.models.reference import ModelRef, check, fingerprint, locate
 from stages.models.tokenizer import HFTokenizer
+from stages.models.weights import read_weights, save_weights
 
 __all__ = [
     "CATALOGUE",
@@ -15,9 +16,12 @@ __all__ = [
     "check",
     "fingerprint",
     "layout",
+    "load_cross_encoder",
     "load_transformer",
     "locate",
     "longest_input",
     "one_thread",
     "pad",
+    "read_weights",
+    "save_weights",
 ]

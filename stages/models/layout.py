@@ -21,7 +21,8 @@ class Layout:
         before: ids before the first text of a pair.
         between: ids between the two.
         after: ids after the second.
-        segments: whether the model tells the texts apart by segment ids: 0 up to ``between``, 1 from the second text.
+        segments: whether the model tells the texts apart by segment ids, 0 and 1.
+        first_between: how many ids of ``between`` are in the first text's segment.
     """
 
     head: tuple[int, ...]
@@ -30,6 +31,7 @@ class Layout:
     between: tuple[int, ...]
     after: tuple[int, ...]
     segments: bool
+    first_between: int
 
     @property
     def single_extra(self) -> int:
@@ -57,13 +59,14 @@ def layout(folder: Path) -> Layout:
     second = pair.sequence_ids.index(1) if 1 in pair.sequence_ids else len(pair.ids)
     between = tuple(pair.ids[len(pair.ids) - len(rest) : second])
     segments = _uses_segments(folder)
-    expected = [0] * second + [1] * (len(pair.ids) - second)
-    if segments and pair.type_ids != expected:
+    ones = sum(pair.type_ids)
+    turn = len(pair.ids) - ones
+    if segments and not (pair.type_ids == [0] * turn + [1] * ones and second - len(between) <= turn <= second):
         raise ModelError(
-            f"{folder / 'tokenizer.json'}: expected segment 0 up to the second text and 1 from there, "
+            f"{folder / 'tokenizer.json'}: expected segment 0 for the first text and 1 for the second, "
             f"got {pair.type_ids} for a pair; this input layout is not supported"
         )
-    return Layout(head, tail, before, between, after, segments)
+    return Layout(head, tail, before, between, after, segments, turn - (second - len(between)) if segments else 0)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

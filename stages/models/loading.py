@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cascade.errors import ModelError
 from cascade.types import TokenIds
 from stages.models.layout import read_config
+from stages.models.weights import BASE_KEY, read_weights
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +24,7 @@ def load_transformer(folder: Path, kind: Literal["encoder", "sequence-classifica
     """The checkpoint in evaluation mode and float32, from safetensors, never with code from the folder.
 
     An encoder comes without its pooling head. A weight that the checkpoint does not have would be drawn at random
-    and rank documents at random: that is an error here.
+    and rank documents at random: that is an error here, unless its ``base_model`` has it.
 
     Raises:
         ModelError: the folder cannot be loaded, or lacks weights that the architecture needs.
@@ -33,13 +34,16 @@ def load_transformer(folder: Path, kind: Literal["encoder", "sequence-classifica
     loader: Any = AutoModel if kind == "encoder" else AutoModelForSequenceClassification
     with _quiet():
         try:
-            model, info = loader.from_pretrained(
-                str(folder),
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-            )
+            if BASE_KEY in read_config(folder):
+                model, info = _with_base(loader, folder)
+            else:
+                model, info = loader.from_pretrained(
+                    str(folder),
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    local_files_only=True,
+                    output_loading_info=True,
+                )
         except Exception as error:  # unknown architectures, damaged files and size mismatches differ in type
             raise ModelError(f"{folder}: cannot load the model: {type(error).__name__}: {error}") from error
     if kind == "encoder" and hasattr(model, "pooler"):
@@ -55,6 +59,47 @@ def load_transformer(folder: Path, kind: Literal["encoder", "sequence-classifica
         )
     ready: transformers.PreTrainedModel = model.float().eval()
     return ready
+
+
+def _with_base(loader: Any, folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The model of a folder that leaves out what its base has, and its loading info as ``from_pretrained`` gives it."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    model = loader.from_config(config)
+    weights, expected = read_weights(folder), model.state_dict()
+    prefix = f"{model.base_model_prefix}."
+    if not any(name.startswith(prefix) for name in expected):
+        weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+    missing = model.load_state_dict(weights, strict=False).missing_keys
+    return model, {"missing_keys": missing, "mismatched_keys": []}
+
+
+def load_cross_encoder(folder: Path) -> torch.nn.Module:
+    """A module from pairs to scores, in evaluation mode and float32.
+
+    Its ``forward(input_ids, attention_mask, token_type_ids)``, int64 [n, L] each, gives float32 [n, labels]: of a
+    sequence-classification checkpoint of transformers, or of a ``JointEncoder``, which has one label.
+
+    Raises:
+        ModelError: the folder cannot be loaded, or lacks weights that the architecture needs.
+    """
+    from stages.models.classifier import Classifier
+    from stages.models.joint import ARCHITECTURE, JointConfig, JointEncoder
+
+    config = read_config(folder)
+    if config.get("architectures") != [ARCHITECTURE]:
+        return Classifier(load_transformer(folder, "sequence-classification")).eval()
+    model = JointEncoder(JointConfig.of(config))
+    weights = read_weights(folder)
+    missing = sorted(set(model.state_dict()) - set(weights))
+    if missing:
+        raise ModelError(f"{folder}: expected weights of a joint encoder, got none for {', '.join(missing[:5])}")
+    try:
+        model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    except RuntimeError as error:
+        raise ModelError(f"{folder}: weights do not fit config.json: {error}") from error
+    return model.eval()
 
 
 def longest_input(folder: Path) -> int | None:

@@ -19,14 +19,13 @@ from pydantic import Field
 
 from cascade.errors import ModelError
 from cascade.stage import Context
-from stages.models.catalogue import CATALOGUE, BundledModel
+from stages.models.catalogue import BUNDLED, bundled, bundled_names
 
 ModelRef: TypeAlias = Annotated[
     str,
     Field(min_length=1, max_length=4096, description="bundled:NAME, a folder, or hf:ORG/NAME@REVISION"),
 ]
 
-BUNDLED = "bundled:"
 HUB = "hf:"
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 _HUB = re.compile(rf"(?P<repo>{_PART}/{_PART})@(?P<revision>{_PART})")
@@ -82,7 +81,7 @@ def require_files(folder: Path, ref: str) -> None:
     """Raises ``ModelError`` unless the folder holds configuration, tokenizer and safetensors weights."""
     if not folder.is_dir():
         raise ModelError(
-            f"{ref}: no model folder at {folder}; give a folder, one of {_bundled_names()}, or hf:ORG/NAME@REVISION"
+            f"{ref}: no model folder at {folder}; give a folder, one of {bundled_names()}, or hf:ORG/NAME@REVISION"
         )
     if not (folder / "config.json").is_file():
         raise ModelError(f"{ref}: expected a config.json in {folder}; is this the folder of a transformers model?")
@@ -100,24 +99,12 @@ def require_files(folder: Path, ref: str) -> None:
         )
 
 
-def _bundled_names() -> str:
-    return ", ".join(BUNDLED + model.name for model in CATALOGUE)
-
-
 def _folder(ref: str, context: Context) -> Path:
     if ref.startswith(BUNDLED):
-        return _bundled(ref).folder()
+        return bundled(ref).folder()
     if "\0" in ref:
         raise ModelError(f"{ref!r}: a path cannot hold a NUL character")
     return context.folder / Path(ref).expanduser()
-
-
-def _bundled(ref: str) -> BundledModel:
-    name = ref.removeprefix(BUNDLED)
-    for model in CATALOGUE:
-        if model.name == name:
-            return model
-    raise ModelError(f"{ref}: no such bundled model; there are {_bundled_names()}")
 
 
 def _parse_hub(ref: str) -> tuple[str, str]:
