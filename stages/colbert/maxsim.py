@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from cascade.types import Scores
+from stages.colbert.compiled import compiled
 
 Floats: TypeAlias = npt.NDArray[np.float16] | npt.NDArray[np.float32]
 Compute: TypeAlias = Literal["float32", "bfloat16"]
@@ -54,10 +54,11 @@ def maxsim(
         left, right = left.bfloat16(), right.bfloat16()
     similarities = torch.mm(left, right.T).float().numpy()
     scores = np.empty(len(offsets) - 1, np.float32)
-    _sum_of_segment_maxima(similarities, offsets, scores)
+    _sum_of_maxima(similarities, offsets, scores)
     return scores
 
 
+@compiled
 def _sum_of_maxima(
     similarities: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]
 ) -> None:
@@ -72,6 +73,3 @@ def _sum_of_maxima(
         for column in range(columns):
             total += best[column]
         scores[segment] = total
-
-
-_sum_of_segment_maxima = numba.njit(nogil=True, cache=True)(_sum_of_maxima)

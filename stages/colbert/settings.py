@@ -15,7 +15,7 @@ from stages.colbert.checkpoint import read_format
 from stages.models import ModelRef, check, locate
 
 _PLAID_PACKAGES = {"colbert": "colbert-ai", "faiss": "faiss-cpu", "ninja": "ninja"}
-_RESCORE_ONLY = ("dtype", "compute")
+_RESCORE_ONLY = ("bits", "pooling", "compute")
 
 
 class ColbertSettings(StageSettings):
@@ -33,9 +33,15 @@ class ColbertSettings(StageSettings):
     max_query_tokens: int | None = Field(
         None, ge=4, description="tokens of a query, special ones included; default: the checkpoint's"
     )
-    dtype: Literal["float16", "float32"] = index_field("float16", description="type of the stored token embeddings")
+    bits: Literal[1, 2, 4, 16, 32] = index_field(
+        2, description="stored for each dimension of a token embedding; up to 4: compressed, 16 and 32: floating point"
+    )
+    pooling: Literal[1, 2] = index_field(
+        1, description="2: store half as many embeddings of a passage, each the mean of tokens that are alike"
+    )
     compute: Literal["float32", "bfloat16"] = Field(
-        "float32", description="type of the product; bfloat16 is faster on CPUs that have it, less exact on all"
+        "float32",
+        description="type of the product where embeddings are not compressed; bfloat16 is faster on CPUs that have it",
     )
 
 

@@ -3,6 +3,8 @@
 ``offsets.npy`` is known before anything is encoded, for how many tokens a passage keeps depends on its ids alone. So
 ``vectors.npy`` has its final header from the start, blocks are written where they belong, and a build that was
 interrupted goes on with the first block that is not on record.
+
+Compressed, a row of ``vectors.npy`` is a record of bytes, and ``codec.safetensors`` says what it stands for.
 """
 
 from __future__ import annotations
@@ -21,19 +23,22 @@ import numpy.typing as npt
 
 from cascade.errors import IndexCorrupt
 from cascade.types import Rows
+from stages.colbert.codec import Bits, Records, centroids_of, read_codec, record_bytes
 from stages.colbert.maxsim import Floats
 
 logger = logging.getLogger(__name__)
 
-Dtype: TypeAlias = Literal["float16", "float32"]
+Dtype: TypeAlias = Literal["float16", "float32", "uint8"]
 
+CODEC = "codec.safetensors"
 _OFFSETS = "offsets.npy"
 _VECTORS = "vectors.npy"
 _PROGRESS = "progress.json"
+_CHECKED_AT_ONCE = 1 << 18
 
 
 class TokenVectors(Protocol):
-    """Where the token embeddings of passages come from: a file, a codec, or the encoder itself."""
+    """Where the token embeddings of passages come from: a file, or the encoder itself."""
 
     def lengths(self, rows: Rows) -> npt.NDArray[np.int32]:
         """int32 [n]: tokens of each row."""
@@ -44,7 +49,24 @@ class TokenVectors(Protocol):
         ...
 
 
-class StoredVectors:
+class _Stored:
+    """One row of numbers a token in memory-mapped files; see ``StoredVectors`` and ``StoredRecords``."""
+
+    def __init__(self, directory: Path, passages: int, width: int, dtype: Dtype) -> None:
+        if (directory / _PROGRESS).exists():
+            raise IndexCorrupt(f"{directory}: the token embeddings are not all written; build the index again")
+        self._offsets: npt.NDArray[np.int64] = _map(directory / _OFFSETS, np.dtype(np.int64), (passages + 1,))
+        if self._offsets[0] != 0 or np.any(self._offsets[1:] < self._offsets[:-1]):
+            raise IndexCorrupt(f"{directory / _OFFSETS}: offsets must start at 0 and never fall; rebuild the index")
+        self._vectors = _map(directory / _VECTORS, np.dtype(dtype), (int(self._offsets[-1]), width))
+
+    def lengths(self, rows: Rows) -> npt.NDArray[np.int32]:
+        """int32 [n]: stored tokens of each row."""
+        counts: npt.NDArray[np.int64] = self._offsets[rows + 1] - self._offsets[rows]
+        return counts.astype(np.int32)
+
+
+class StoredVectors(_Stored):
     """Token embeddings in memory-mapped files.
 
     Args:
@@ -57,18 +79,8 @@ class StoredVectors:
         IndexCorrupt: the files are missing, damaged, unfinished, or of another shape or type.
     """
 
-    def __init__(self, directory: Path, passages: int, dim: int, dtype: Dtype) -> None:
-        if (directory / _PROGRESS).exists():
-            raise IndexCorrupt(f"{directory}: the token embeddings are not all written; build the index again")
-        self._offsets: npt.NDArray[np.int64] = _map(directory / _OFFSETS, np.dtype(np.int64), (passages + 1,))
-        if self._offsets[0] != 0 or np.any(self._offsets[1:] < self._offsets[:-1]):
-            raise IndexCorrupt(f"{directory / _OFFSETS}: offsets must start at 0 and never fall; rebuild the index")
-        self._vectors = _map(directory / _VECTORS, np.dtype(dtype), (int(self._offsets[-1]), dim))
-
-    def lengths(self, rows: Rows) -> npt.NDArray[np.int32]:
-        """int32 [n]: stored tokens of each row."""
-        counts: npt.NDArray[np.int64] = self._offsets[rows + 1] - self._offsets[rows]
-        return counts.astype(np.int32)
+    def __init__(self, directory: Path, passages: int, dim: int, dtype: Literal["float16", "float32"]) -> None:
+        super().__init__(directory, passages, dim, dtype)
 
     def gather(self, rows: Rows) -> tuple[Floats, npt.NDArray[np.int64]]:
         """Embeddings of the rows in the order asked for: [tokens, dim], and int64 [n + 1] where each row begins."""
@@ -78,13 +90,51 @@ class StoredVectors:
         return vectors, ragged_offsets(stops - starts)
 
 
+class StoredRecords(_Stored):
+    """Compressed token embeddings in memory-mapped files.
+
+    Args:
+        directory: what ``Writer`` filled, with a codec beside it.
+        passages: how many passages the index has.
+        dim: how wide the model's embeddings are.
+        bits: stored for each of their dimensions.
+
+    Raises:
+        IndexCorrupt: the files are missing, damaged, unfinished, or of another shape or type.
+    """
+
+    def __init__(self, directory: Path, passages: int, dim: int, bits: Bits) -> None:
+        super().__init__(directory, passages, record_bytes(dim, bits), "uint8")
+        self.codec, _ = read_codec(directory / CODEC, dim, bits)
+        self._check_centroids(directory / _VECTORS)
+
+    @property
+    def records(self) -> Records:
+        """uint8 [all tokens, record bytes], passage after passage."""
+        return self._vectors
+
+    def spans(self, rows: Rows) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """int64 [n] twice: first record of each row, and one past its last."""
+        return self._offsets[rows], self._offsets[rows + 1]
+
+    def _check_centroids(self, path: Path) -> None:
+        """Makes sure that no record names a centroid that is not there: scoring looks them up unchecked."""
+        for start in range(0, len(self._vectors), _CHECKED_AT_ONCE):
+            part = self._vectors[start : start + _CHECKED_AT_ONCE]
+            highest = int(centroids_of(part).max())
+            if highest >= len(self.codec.centroids):
+                raise IndexCorrupt(
+                    f"{path}: a record names centroid {highest} of {len(self.codec.centroids)}; rebuild the index"
+                )
+
+
 class Writer:
     """Writes token embeddings block by block, and goes on where an earlier writer in the same directory stopped.
 
     Args:
         directory: for this store alone.
         lengths: int [passages], tokens that each passage keeps.
-        dim: width of an embedding.
+        dim: width of an embedding, or of a record.
         dtype: type to store them in.
         source: identifies passages and model; what another source left unfinished is written anew.
     """
@@ -109,8 +159,8 @@ class Writer:
         for start in range(self._done, total, self.block):
             yield start, min(start + self.block, total)
 
-    def write(self, start: int, stop: int, vectors: npt.NDArray[np.float32]) -> None:
-        """Writes the embeddings, [tokens, dim], of rows ``start`` to ``stop``; on return they survive a crash."""
+    def write(self, start: int, stop: int, vectors: Floats | Records) -> None:
+        """Writes what stands for rows ``start`` to ``stop``, [tokens, dim]; on return it survives a crash."""
         begin, end = int(self._offsets[start]), int(self._offsets[stop])
         if vectors.shape != (end - begin, self._dim):
             raise ValueError(f"rows {start} to {stop}: expected {(end - begin, self._dim)} values, got {vectors.shape}")

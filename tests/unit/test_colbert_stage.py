@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from cascade.errors import IndexCorrupt
 from cascade.stage import Batch, Context
+from cascade.testing import HOSTILE_TEXTS, check_stage
 from cascade.types import Query
 from stages.colbert import KIND
 from stages.colbert.store import Writer
@@ -44,7 +45,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stage(folder):
-    return load(folder, dtype="float32")
+    return load(folder, bits=32)
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +76,85 @@ def test_scores_from_the_index_equal_those_without_one(stage, passages, built):
 
 
 def test_half_precision_storage_hardly_moves_scores(folder, passages, tmp_path):
-    half = load(folder)
+    half = load(folder, bits=16)
     half.build(passages, tmp_path, ignore)
     exact = scores(half.open(passages, None), "bread")
     np.testing.assert_allclose(scores(half.open(passages, tmp_path), "bread"), exact, atol=0.01)
+
+
+@pytest.mark.parametrize(("bits", "tolerance"), [(1, 0.45), (2, 0.25), (4, 0.1)])
+def test_compressed_scores_of_a_real_model_stay_close_a_query_token(passages, tmp_path, bits, tolerance):
+    stage = load("bundled:bi-encoder", bits=bits)
+    stage.build(passages, tmp_path, ignore)
+    query = Query("q", "why does bread dough rise")
+    exact = stage.open(passages, None)
+    tokens = len(exact.encode_query(query))
+    found, expected = scores(stage.open(passages, tmp_path), query.text), scores(exact, query.text)
+    assert np.abs(found - expected).max() / tokens < tolerance
+    assert np.argmax(found) == np.argmax(expected) == 2
+
+
+def test_a_token_takes_at_most_36_bytes_at_128_dimensions_and_2_bits(tmp_path):
+    stage = load(tiny_colbert(tmp_path / "model", dim=128), bits=2)
+    (tmp_path / "index").mkdir()
+    stage.build(listed(TEXTS * 50), tmp_path / "index", ignore)
+    tokens = int(np.load(tmp_path / "index" / "offsets.npy")[-1])
+    stored = (tmp_path / "index" / "vectors.npy").stat().st_size
+    assert tokens > 2000
+    assert stored / tokens < 36
+
+
+def test_pooling_stores_half_as_many_embeddings(folder, passages, built, tmp_path):
+    pooled = load(folder, pooling=2)
+    pooled.build(passages, tmp_path, ignore)
+    whole = np.diff(np.load(built / "offsets.npy"))
+    opened = pooled.open(passages, tmp_path)
+    assert opened.lengths(opened.encode_query(Query("q", "bread")), ROWS).tolist() == ((whole + 1) // 2).tolist()
+    assert scores(opened, "bread")[1] == -12
+
+
+@pytest.mark.parametrize("own", [{"bits": 1, "pooling": 2}, {"bits": 2}, {"bits": 4}, {"bits": 16, "pooling": 2}])
+def test_every_form_of_storage_keeps_the_contract(folder, tmp_path, own):
+    texts = listed([*HOSTILE_TEXTS[:3], *TEXTS, HOSTILE_TEXTS[5]])
+    check_stage(KIND, {"name": "late", "kind": "colbert", "top_k": 5, "model": str(folder), **own}, texts, tmp_path)
+
+
+def test_two_builds_of_the_same_passages_are_equal_to_the_byte(folder, passages, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        load(folder).build(passages, tmp_path / name, ignore)
+    one, two = ({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one == two
+    assert set(one) == {"codec.safetensors", "offsets.npy", "vectors.npy"}
+
+
+def test_an_interrupted_compressed_build_goes_on_with_its_codec(folder, passages, tmp_path, monkeypatch):
+    monkeypatch.setattr(Writer, "block", 2)
+
+    def interrupted(done, total):
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load(folder).build(passages, tmp_path, interrupted)
+    codec = (tmp_path / "codec.safetensors").read_bytes()
+    monkeypatch.setattr("stages.colbert.rescore.train", None)  # not to be called again
+    reported = []
+    load(folder).build(passages, tmp_path, lambda done, total: reported.append((done, total)))
+    assert reported == [(6, 6)]
+    assert (tmp_path / "codec.safetensors").read_bytes() == codec
+
+
+def test_a_codec_of_other_passages_or_a_damaged_one_is_trained_again(folder, passages, tmp_path):
+    stage = load(folder)
+    stage.build(listed(TEXTS[::-1]), tmp_path, ignore)
+    before = (tmp_path / "codec.safetensors").read_bytes()
+    stage.build(passages, tmp_path, ignore)
+    trained = (tmp_path / "codec.safetensors").read_bytes()
+    assert trained != before
+    (tmp_path / "codec.safetensors").write_bytes(before[:100])
+    stage.build(passages, tmp_path, ignore)
+    assert (tmp_path / "codec.safetensors").read_bytes() == trained
 
 
 def test_an_empty_passage_scores_the_least_there_is(stage, passages, built):
@@ -144,8 +220,9 @@ def test_an_index_of_other_passages_does_not_open(stage, built):
         stage.open(listed(TEXTS[:3]), built)
 
 
-def test_an_empty_collection_can_be_built_and_opened(stage, tmp_path):
-    nothing = listed([])
+@pytest.mark.parametrize("bits", [2, 16])
+def test_an_empty_collection_can_be_built_and_opened(folder, tmp_path, bits):
+    nothing, stage = listed([]), load(folder, bits=bits)
     stage.build(nothing, tmp_path, ignore)
     assert scores(stage.open(nothing, tmp_path), "bread", ROWS[:0]).shape == (0,)
 
@@ -157,11 +234,19 @@ def test_the_role_follows_the_backend(folder):
 
 def test_settings_that_shape_the_index_are_marked(folder):
     shaping = settings(folder, max_passage_tokens=100, max_query_tokens=20).index_settings()
-    assert shaping == {"backend": "rescore", "max_passage_tokens": 100, "dtype": "float16"}
+    assert shaping == {"backend": "rescore", "max_passage_tokens": 100, "bits": 2, "pooling": 1}
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"similarity": "l2"}, {"dtype": "int8"}, {"max_passage_tokens": 2}, {"backend": "x"}]
+    "wrong",
+    [
+        {"similarity": "l2"},
+        {"bits": 8},
+        {"dtype": "float16"},
+        {"pooling": 3},
+        {"max_passage_tokens": 2},
+        {"backend": "x"},
+    ],
 )
 def test_unknown_settings_and_values_are_refused(folder, wrong):
     with pytest.raises(ValidationError):
@@ -180,9 +265,9 @@ def test_problems_are_found_before_loading(folder, tmp_path):
     bad = tiny_colbert(tmp_path / "bad", similarity="l2")
     [(field, message)] = KIND.check(settings(bad), context)
     assert (field, "l2" in message) == ("model", True)
-    found = dict(KIND.check(settings("bundled:bi-encoder", backend="plaid", dtype="float32"), context))
+    found = dict(KIND.check(settings("bundled:bi-encoder", backend="plaid", bits=4), context))
     assert "colbert-ai" in found["model"]
-    assert "no effect" in found["dtype"]
+    assert "no effect" in found["bits"]
 
 
 def test_plaid_says_what_to_install(folder, monkeypatch):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cascade.errors import IndexCorrupt
-from stages.colbert.store import StoredVectors, Writer, ragged_offsets
+from stages.colbert.codec import train
+from stages.colbert.store import CODEC, StoredRecords, StoredVectors, Writer, ragged_offsets
 
 LENGTHS = np.array([2, 0, 3, 1, 4])
 VECTORS = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
@@ -164,3 +165,57 @@ def test_a_header_that_promises_terabytes_allocates_nothing(tmp_path):
         np.lib.format.write_array_header_1_0(file, header)
     with pytest.raises(IndexCorrupt, match="vectors"):
         StoredVectors(tmp_path, 5, 4, "float16")
+
+
+CODER = train(VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True), 4, 2)
+RECORDS = CODER.encode(VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True))
+
+
+def write_compressed(directory, records=RECORDS):
+    (directory / CODEC).write_bytes(CODER.to_bytes("one"))
+    writer = Writer(directory, LENGTHS, CODER.record_bytes, "uint8", "one")
+    for start, stop in writer.missing():
+        writer.write(start, stop, records[OFFSETS[start] : OFFSETS[stop]])
+    writer.finish()
+
+
+def test_records_come_back_with_their_codec(tmp_path):
+    write_compressed(tmp_path)
+    stored = StoredRecords(tmp_path, 5, 4, 2)
+    rows = np.array([4, 1, 0], np.int32)
+    np.testing.assert_array_equal(stored.records, RECORDS)
+    np.testing.assert_array_equal(stored.codec.centroids, CODER.centroids)
+    assert stored.lengths(rows).tolist() == [4, 0, 2]
+    assert [part.tolist() for part in stored.spans(rows)] == [[6, 2, 0], [10, 2, 2]]
+
+
+def test_a_record_of_a_centroid_that_is_not_there_does_not_open(tmp_path):
+    damaged = RECORDS.copy()
+    damaged[7, 1] = 1
+    write_compressed(tmp_path, damaged)
+    with pytest.raises(IndexCorrupt, match=r"vectors\.npy: a record names centroid \d+ of 4"):
+        StoredRecords(tmp_path, 5, 4, 2)
+
+
+def test_records_without_a_codec_do_not_open(tmp_path):
+    write_compressed(tmp_path)
+    (tmp_path / CODEC).unlink()
+    with pytest.raises(IndexCorrupt, match="codec"):
+        StoredRecords(tmp_path, 5, 4, 2)
+
+
+@pytest.mark.parametrize(("dim", "bits"), [(5, 2), (3, 2), (4, 4), (4, 1)])
+def test_records_of_another_width_or_codec_do_not_open(tmp_path, dim, bits):
+    write_compressed(tmp_path)
+    with pytest.raises(IndexCorrupt, match="expected"):
+        StoredRecords(tmp_path, 5, dim, bits)
+
+
+def test_uncompressed_and_compressed_vectors_are_not_taken_for_each_other(tmp_path):
+    (tmp_path / "compressed").mkdir()
+    write_compressed(tmp_path / "compressed")
+    write(tmp_path)
+    with pytest.raises(IndexCorrupt, match="expected float16"):
+        StoredVectors(tmp_path / "compressed", 5, 4, "float16")
+    with pytest.raises(IndexCorrupt, match="expected uint8"):
+        StoredRecords(tmp_path, 5, 4, 2)
