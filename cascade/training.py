@@ -1,0 +1,74 @@
+"""The seam of training: what an entry point of the group ``cascade.trainers`` names.
+
+The commands ``cascade train`` and ``cascade distill`` know nothing of torch and nothing of models: they turn flags and
+a YAML file into the settings that a trainer declares, run it, and print its report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+
+from cascade.errors import UnknownKind
+
+TRAINERS_GROUP = "cascade.trainers"
+
+
+class Progress(Protocol):
+    """What a long piece of work reports to."""
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        """``done`` of ``total`` (0 if unknown) of a step."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingReport:
+    """What came of a training.
+
+    Args:
+        folder: the model.
+        quality: nDCG@10 on held-out questions, by what ranked them, then by collection.
+        notes: what else its user should know, a sentence each.
+    """
+
+    folder: Path
+    quality: Mapping[str, Mapping[str, float]]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Trainer:
+    """A way of making a model from data.
+
+    Args:
+        settings: what it can be told; unknown keys are refused.
+        run: makes the model; takes checked settings and something to report to.
+    """
+
+    settings: type[BaseModel]
+    run: Callable[[Any, Progress], TrainingReport]
+
+
+def trainer(name: str) -> Trainer:
+    """The installed trainer of that name.
+
+    Raises:
+        UnknownKind: nothing installed offers it, or what does cannot be imported.
+    """
+    entries = {entry.name: entry for entry in entry_points(group=TRAINERS_GROUP)}
+    if name not in entries:
+        known = ", ".join(sorted(entries)) if entries else "none; install the package again"
+        raise UnknownKind(f"no trainer is called {name!r}; installed: {known}")
+    try:
+        found = entries[name].load()
+    except Exception as error:
+        raise UnknownKind(f"{name!r} is offered by {entries[name].value}, which does not import: {error}") from error
+    if not isinstance(found, Trainer):
+        raise UnknownKind(f"{name!r}: {entries[name].value} is a {type(found).__name__}, expected a Trainer")
+    return found

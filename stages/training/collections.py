@@ -1,0 +1,133 @@
+"""Judged collections in memory, several under one numbering of questions and passages."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cascade.errors import InputError
+from cascade.io import read_corpus, read_qrels, read_queries
+from stages.training.settings import Collection
+
+Relevance = Mapping[int, int]
+"""Passage number -> relevance, of one question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Collections side by side. Questions and passages are numbered through, collection by collection.
+
+    Args:
+        names: of the collections, [c].
+        passages: texts, with titles before them, [p].
+        questions: texts, [q].
+        relevance: for each question what is judged; only of passages of its own collection.
+        passage_starts: int64 [c + 1]: passages of collection i are ``passage_starts[i]`` up to the next.
+        question_starts: the same for questions.
+    """
+
+    names: tuple[str, ...]
+    passages: list[str]
+    questions: list[str]
+    relevance: list[Relevance]
+    passage_starts: npt.NDArray[np.int64]
+    question_starts: npt.NDArray[np.int64]
+
+    @property
+    def collection_of(self) -> npt.NDArray[np.int64]:
+        """int64 [q]: the collection of each question."""
+        return np.repeat(np.arange(len(self.names)), np.diff(self.question_starts))
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits over texts and judgments."""
+        digest = hashlib.sha256()
+        for part in (self.names, self.passages, self.questions, map(str, self.relevance)):
+            for text in part:
+                digest.update(text.encode(errors="replace") + b"\0")
+            digest.update(b"\1")
+        return digest.hexdigest()[:16]
+
+    def positives(self, question: int) -> list[int]:
+        """Passages judged relevant."""
+        return [row for row, relevance in self.relevance[question].items() if relevance > 0]
+
+    def held_out(self, share: float) -> npt.NDArray[np.bool_]:
+        """Bool [q]: questions kept for evaluation, chosen by their words, so that one asked twice is on one side."""
+        numbers = np.array(
+            [zlib.crc32(" ".join(text.lower().split()).encode(errors="replace")) for text in self.questions]
+        )
+        return numbers < share * 2**32
+
+
+def read_judged(collections: Sequence[Collection], seed: int) -> Judged:
+    """Reads collections; unjudged questions, and those without any relevant passage, are left out.
+
+    Raises:
+        InputError: a file is wrong, or a collection has no judged question.
+    """
+    names = _names(collections)
+    passages: list[str] = []
+    questions: list[str] = []
+    relevance: list[Relevance] = []
+    starts = [(0, 0)]
+    for collection in collections:
+        texts, asked, judged = _read(collection, np.random.default_rng(seed))
+        first = len(passages)
+        relevance += [{row + first: value for row, value in one.items()} for one in judged]
+        passages += texts
+        questions += asked
+        starts.append((len(passages), len(questions)))
+    bounds = np.array(starts, np.int64)
+    return Judged(names, passages, questions, relevance, bounds[:, 0], bounds[:, 1])
+
+
+def _read(collection: Collection, rng: np.random.Generator) -> tuple[list[str], list[str], list[dict[int, int]]]:
+    """Passages, questions, and what is judged of each, by passage number within the collection."""
+    qrels = collection.path if collection.qrels is None else collection.qrels
+    judgments: dict[str, dict[str, int]] = {}
+    for qrel in read_qrels(qrels):
+        judgments.setdefault(qrel.query_id, {})[qrel.doc_id] = qrel.relevance
+    asked = [
+        query
+        for query in read_queries(collection.path)
+        if any(relevance > 0 for relevance in judgments.get(query.query_id, {}).values())
+    ]
+    if collection.max_queries is not None and len(asked) > collection.max_queries:
+        chosen = np.sort(rng.choice(len(asked), collection.max_queries, replace=False))
+        asked = [asked[i] for i in chosen]
+    documents = [(one.document.doc_id, one.document.full_text) for one in read_corpus(collection.path)]
+    if collection.max_passages is not None and len(documents) > collection.max_passages:
+        needed = {doc_id for query in asked for doc_id in judgments[query.query_id]}
+        order = rng.permutation(len(documents)).tolist()
+        order.sort(key=lambda i: documents[i][0] not in needed)
+        documents = [documents[i] for i in sorted(order[: max(collection.max_passages, len(needed))])]
+    rows = {doc_id: row for row, (doc_id, _) in enumerate(documents)}
+    relevance = [
+        {rows[doc_id]: value for doc_id, value in judgments[query.query_id].items() if doc_id in rows}
+        for query in asked
+    ]
+    answerable = [i for i, one in enumerate(relevance) if any(value > 0 for value in one.values())]
+    if not answerable:
+        raise InputError(
+            f"{collection.path}: expected questions with a relevant passage of the corpus, found none among "
+            f"{len(judgments)} judged ones; do corpus, queries and qrels belong together?"
+        )
+    return [text for _, text in documents], [asked[i].text for i in answerable], [relevance[i] for i in answerable]
+
+
+def _names(collections: Sequence[Collection]) -> tuple[str, ...]:
+    """Folder names, or whole paths where two folders have the same name."""
+    short = [collection.path.resolve().name for collection in collections]
+    if len(set(short)) == len(short):
+        return tuple(short)
+    names = tuple(str(collection.path) for collection in collections)
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise InputError(f"{twice[0]}: expected each collection once, got it {len(twice)} times; give it a weight")
+    return names

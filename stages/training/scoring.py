@@ -1,0 +1,98 @@
+"""Scores of candidates by any model that can be a student or a teacher."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from cascade.training import Progress
+from cascade.types import Rows, Scores, TokenIds
+from stages.models import HFTokenizer
+from stages.training.device import Device
+from stages.training.losses import own_candidates
+from stages.training.tokens import Texts
+
+
+class Scorer(Protocol):
+    """A torch module that gives scores of groups; ``students.Student`` says what its methods mean."""
+
+    tokenizer: HFTokenizer
+    max_query_tokens: int
+    max_passage_tokens: int
+
+    def collate(self, questions: Sequence[TokenIds], passages: Sequence[TokenIds], group: int) -> dict[str, Any]:
+        """Inputs of ``__call__``, on the CPU."""
+        ...
+
+    @property
+    def in_batch(self) -> bool:
+        """Whether it scores every question with every candidate."""
+        ...
+
+    @property
+    def __call__(self) -> Callable[..., Any]:
+        """From inputs to scores: [q, group], or [q, q * group] where ``in_batch``."""
+        ...
+
+
+def score_groups(
+    model: Scorer,
+    texts: Texts,
+    questions: Sequence[int],
+    groups: Sequence[Rows],
+    device: Device,
+    told: Progress,
+    step: str,
+) -> list[Scores]:
+    """float32 [candidates] for each question.
+
+    Questions with equally many candidates share batches, those of similar length together.
+
+    Args:
+        model: in evaluation mode and on the device.
+        texts: what the numbers stand for.
+        questions: their numbers.
+        groups: for each of them its candidates' numbers.
+        device: where to compute.
+        told: of the questions done.
+        step: what to call that.
+    """
+    asked, read = texts.tokens(model.tokenizer, model.max_query_tokens, model.max_passage_tokens)
+    lengths = read.lengths
+    scores: list[Scores] = [np.empty(0, np.float32)] * len(questions)
+    by_size: dict[int, list[int]] = defaultdict(list)
+    for i, group in enumerate(groups):
+        by_size[len(group)].append(i)
+    by_size.pop(0, None)
+    done = 0
+    for size, members in by_size.items():
+        members.sort(key=lambda i: -int(lengths[groups[i]].max()))
+        at_once = max(1, device.pairs_at_once // size)
+        for first in range(0, len(members), at_once):
+            batch = members[first : first + at_once]
+            inputs = model.collate(
+                [asked[questions[i]] for i in batch], [read[row] for i in batch for row in groups[i].tolist()], size
+            )
+            for i, own in zip(batch, _forward(model, inputs, size, device), strict=True):
+                scores[i] = own
+            done += len(batch)
+            told(step, done, len(questions))
+    return scores
+
+
+def on_device(inputs: dict[str, Any], device: str) -> dict[str, Any]:
+    """The same with its tensors there."""
+    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+
+
+def _forward(model: Scorer, inputs: dict[str, Any], size: int, device: Device) -> Scores:
+    with torch.inference_mode(), device.autocast():
+        scores = model(**on_device(inputs, device.name))
+        if model.in_batch:
+            scores = own_candidates(scores, size)
+    found: Scores = scores.float().cpu().numpy()
+    return found

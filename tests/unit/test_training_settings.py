@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cascade.cli.training import rates_of, read_settings
+from cascade.errors import ConfigError
+from stages.training import DistillSettings, TrainSettings
+
+FLAGS = {"kind": "colbert", "data": [{"path": Path("corpus")}], "out": Path("out")}
+YAML = """\
+kind: listwise
+out: made
+data:
+  - {path: first, weight: 2}
+  - {path: second, max_queries: 10}
+base: models/mine
+"""
+
+
+def test_paths_of_a_file_start_from_its_folder_and_those_of_flags_do_not(tmp_path: Path) -> None:
+    file = tmp_path / "train.yaml"
+    file.write_text(YAML)
+    read = read_settings(TrainSettings, {"out": Path("here"), "base": None}, file, ["negatives=3"])
+    assert read.out == Path("here")
+    assert read.data[0].path == tmp_path / "first"
+    assert read.base == str(tmp_path / "models/mine")
+    assert (read.negatives, read.data[0].weight, read.data[1].max_queries) == (3, 2, 10)
+    assert read.bi_encoder == "bundled:bi-encoder"
+
+
+def test_every_problem_is_named_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "train.yaml"
+    file.write_text(YAML + "negativs: 3\nsteps: 0\n")
+    with pytest.raises(ConfigError) as caught:
+        read_settings(TrainSettings, {}, file, [])
+    assert str(caught.value).splitlines() == [
+        f"{file}:7: negativs: unknown key; did you mean 'negatives'?",
+        f"{file}:8: steps: expected an integer >= 1 or null, got 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"kind": "gpt"}, "kind: expected one of colbert, cross-encoder, listwise, bi-encoder, got 'gpt'"),
+        ({"layers": 2, "keep_layers": [0]}, "keep_layers and layers exclude each other"),
+        ({"keep_layers": [1, 0]}, "keep_layers: expected different numbers in ascending order"),
+        ({"train_embeddings": True, "frozen_layers": 2}, "train_embeddings needs frozen_layers: 0"),
+    ],
+)
+def test_wrong_settings_are_refused(more: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_settings(TrainSettings, {**FLAGS, **more}, None, [])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"pool": 7}, "pool: expected more than negatives = 7, got 7"),
+        ({"target_ms": 5, "layers": 2, "kind": "distilbert"}, "target_ms chooses the layers; leave"),
+        ({"target_ms": 5}, "target_ms is for students that read question and passage together, not for colbert$"),
+    ],
+)
+def test_wrong_settings_of_distillation_are_refused(more: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_settings(DistillSettings, {**FLAGS, "teachers": ["t"], **more}, None, [])
+
+
+def test_learning_rates_are_of_a_part_or_of_the_layers() -> None:
+    assert rates_of(["1e-5", "head=2e-3"]) == {"layers": "1e-5", "head": "2e-3"}
+    assert rates_of(None) is None
+    rates = read_settings(TrainSettings, {**FLAGS, "learning_rates": {"layers": "1e-5"}}, None, []).learning_rates
+    assert rates == {"layers": 1e-5}

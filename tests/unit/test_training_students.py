@@ -1,0 +1,193 @@
+"""A trained student, once saved, scores in the stages as it did in training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from cascade.errors import InputError, ModelError
+from cascade.types import TokenIds
+from stages.colbert.encoder import TokenEncoder
+from stages.dense.encoder import Encoder
+from stages.models import HFTokenizer, load_transformer
+from stages.models.catalogue import bundled
+from stages.training.losses import own_candidates
+from stages.training.settings import TrainSettings
+from stages.training.students import Base, Student, build, read_base
+from stages.training.students.base import spread
+from stages.training.students.options import learning_rates
+from stages.training.teachers import PairClassifier
+
+BASE = "bundled:bi-encoder"
+QUESTIONS = ("how do plants make sugar", "who walked on the moon?")
+PASSAGES = (
+    "Photosynthesis turns carbon dioxide and water into glucose.",
+    "Sugar cane, it is said, is planted in autumn!",
+    "Neil Armstrong was the first person on the moon.",
+    "The moon has no air.",
+)
+SETTINGS = TrainSettings(kind="colbert", data=[{"path": "x"}], out="y", list_size=2)  # type: ignore[arg-type, list-item]
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return read_base(BASE).keep((0, 5))
+
+
+@pytest.fixture(scope="module")
+def tokens() -> tuple[list[TokenIds], list[TokenIds]]:
+    tokenizer = HFTokenizer(bundled(BASE).folder(), 110)
+    return tokenizer.encode(QUESTIONS), tokenizer.encode(PASSAGES)
+
+
+def made(kind: str, base: Base) -> Student:
+    """A student whose weights are no longer its base's."""
+    student = build(kind, base, SETTINGS).eval()  # type: ignore[arg-type]
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in student.named_parameters():
+            if "word_embeddings" not in name:
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    return student
+
+
+def scores(student: Student | PairClassifier, tokens: tuple[list[TokenIds], list[TokenIds]]) -> torch.Tensor:
+    """float32 [2, 2]."""
+    with torch.inference_mode():
+        found: torch.Tensor = student(**student.collate(*tokens, 2))
+    return own_candidates(found, 2) if student.in_batch else found
+
+
+def test_a_joint_encoder_reads_the_pairs_that_its_tokenizer_makes(base: Base, tokens, tmp_path: Path) -> None:
+    student = made("cross-encoder", base)
+    student.save(tmp_path, half=False, shared=True)
+    assert json.loads((tmp_path / "config.json").read_text())["separate_layers"] == 1
+    torch.testing.assert_close(scores(PairClassifier(tmp_path, 32, 110), tokens), scores(student, tokens))
+    again = build("cross-encoder", read_base(str(tmp_path)), SETTINGS).eval()
+    torch.testing.assert_close(scores(again, tokens), scores(student, tokens))
+
+
+def test_a_listwise_student_sees_the_other_passages_but_not_other_questions(base: Base, tokens) -> None:
+    student = made("listwise", base)
+    together = scores(student, tokens)
+    questions, passages = tokens
+    alone = scores(student, (questions[:1], passages[:2]))
+    torch.testing.assert_close(together[:1], alone, atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        student.get_parameter("encoder.passage_gates").fill_(5.0)
+    assert not torch.allclose(scores(student, tokens), together, atol=1e-3)
+
+
+def test_a_listwise_input_has_to_fit() -> None:
+    long = SETTINGS.model_copy(update={"list_size": 5})
+    with pytest.raises(ModelError, match="expected inputs of at most 512 tokens, got 594"):
+        build("listwise", read_base(BASE), long)
+
+
+def test_distilbert_of_all_layers_is_the_bert_it_was_made_from(tokens, tmp_path: Path) -> None:
+    whole = read_base(BASE)
+    student = build("distilbert", whole, SETTINGS).eval()
+    inputs = student.collate(*tokens, 2)
+    with torch.inference_mode():
+        ours = student.get_submodule("model.distilbert")(inputs["ids"], inputs["mask"]).last_hidden_state
+        theirs = load_transformer(bundled(BASE).folder(), "encoder")(inputs["ids"], inputs["mask"]).last_hidden_state
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_a_saved_distilbert_is_one_of_transformers(base: Base, tokens, tmp_path: Path) -> None:
+    student = made("distilbert", base)
+    student.save(tmp_path, half=False, shared=False)
+    assert load_transformer(tmp_path, "sequence-classification").config.n_layers == 2
+    torch.testing.assert_close(scores(PairClassifier(tmp_path, 32, 110), tokens), scores(student, tokens))
+
+
+def test_a_bi_encoder_scores_as_the_dense_stage_does(base: Base, tokens, tmp_path: Path) -> None:
+    student = made("bi-encoder", base)
+    student.save(tmp_path, half=False, shared=True)
+    encoder = Encoder(tmp_path, HFTokenizer(tmp_path, 110), "mean", normalise=True)
+    cosine = encoder.encode(tokens[0]) @ encoder.encode(tokens[1]).T
+    with torch.inference_mode():
+        ours = student(**student.collate(*tokens, 2))
+    np.testing.assert_allclose(20 * cosine, ours.numpy(), atol=1e-3)
+
+
+def test_late_interaction_scores_as_its_stage_does(base: Base, tokens, tmp_path: Path) -> None:
+    student = made("colbert", base)
+    student.save(tmp_path, half=False, shared=False)
+    encoder = TokenEncoder(tmp_path)
+    assert encoder.dim == 128
+    for question, own in zip(QUESTIONS, scores_of_all(student, tokens), strict=True):
+        query = encoder.encode_query(question)
+        assert len(query) == 32
+        for passage, score in zip(tokens[1], own, strict=True):
+            best = (query @ encoder.encode_passages([passage]).T).max(1)
+            assert score == pytest.approx(20 * best.mean(), abs=1e-3)
+
+
+def scores_of_all(student: Student, tokens: tuple[list[TokenIds], list[TokenIds]]) -> list[list[float]]:
+    with torch.inference_mode():
+        found: list[list[float]] = student(**student.collate(*tokens, 2)).tolist()
+    return found
+
+
+def test_a_fresh_projection_keeps_the_base_s_cosines(tokens) -> None:
+    student = build("colbert", read_base(BASE), SETTINGS).eval()
+    student.warm_up(tokens[1] * 3)
+    inputs = student.collate(*tokens, 2)
+    with torch.inference_mode():
+        states = student.get_submodule("bert")(inputs["passage_ids"], inputs["passage_mask"]).last_hidden_state
+        states = states[inputs["passage_mask"].bool()]
+        projected = functional.normalize(student.get_submodule("linear")(states), dim=-1)
+        whole = functional.normalize(states, dim=-1)
+    assert (projected @ projected.T - whole @ whole.T).abs().max() < 0.02
+
+
+def test_frozen_parts_do_not_learn_and_others_do(base: Base) -> None:
+    for kind in ("cross-encoder", "colbert", "bi-encoder", "distilbert"):
+        student = build(kind, base, SETTINGS)  # type: ignore[arg-type]
+        student.freeze(1, True)
+        learning = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
+        assert not any("layer.0." in name or "embeddings" in name for name in learning)
+        assert any("layer.1." in name for name in learning)
+        assert {student.part_of(name) for name in learning} == set(student.learning_rates)
+
+
+def test_layers_are_renumbered_and_missing_ones_refused(base: Base) -> None:
+    whole = read_base(BASE)
+    name = "attention.self.query.weight"
+    assert torch.equal(base.state[f"encoder.layer.1.{name}"], whole.state[f"encoder.layer.5.{name}"])
+    assert base.layers == 2
+    with pytest.raises(ModelError, match="expected layers below 6, got 6"):
+        whole.keep((0, 6))
+    assert [spread(n, 6) for n in (1, 2, 3)] == [(5,), (2, 5), (1, 3, 5)]
+
+
+def test_a_joint_encoder_loses_the_gates_of_lost_layers(tmp_path: Path) -> None:
+    student = made("cross-encoder", read_base(BASE))
+    student.save(tmp_path, half=False, shared=True)
+    kept = read_base(str(tmp_path)).keep((1, 3, 5))
+    assert kept.config["separate_layers"] == 1
+    gates = student.get_parameter("encoder.gates")
+    assert kept.state["gates"].tolist() == gates[[0, 2]].tolist()
+
+
+def test_learning_rates_of_unknown_parts_are_refused(base: Base) -> None:
+    student = build("colbert", base, SETTINGS)
+    assert learning_rates(student, {"layers": 1e-6}) == {"layers": 1e-6, "projection": 5e-4}
+    with pytest.raises(InputError, match=r"expected parts of this student \(layers, projection\), got 'head'"):
+        learning_rates(student, {"head": 1.0})
+
+
+def test_half_precision_and_shared_weights_make_a_small_folder(base: Base, tmp_path: Path) -> None:
+    sizes = {}
+    for name, half, shared in (("whole", False, False), ("small", True, True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        made("cross-encoder", base).save(folder, half, shared)
+        sizes[name] = (folder / "model.safetensors").stat().st_size
+    assert sizes["small"] < sizes["whole"] / 5
