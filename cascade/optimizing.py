@@ -1,0 +1,85 @@
+"""The seam of ``cascade models optimize``: what an entry point of the group ``cascade.optimizers`` names.
+
+The command knows nothing of runtimes; it brings judged questions, since a faster form of a model is made, and must
+prove itself, on text that every installation has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias, cast
+
+from cascade.errors import UnknownKind
+
+OPTIMIZERS_GROUP = "cascade.optimizers"
+
+Precision: TypeAlias = Literal["float32", "bfloat16", "int8"]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedQuestion:
+    """A question and candidates for it.
+
+    Args:
+        text: the question.
+        passages: texts.
+        relevance: the judgment of each of them, at least one above 0.
+    """
+
+    text: str
+    passages: tuple[str, ...]
+    relevance: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Optimized:
+    """A faster form of a model.
+
+    Args:
+        folder: where it is.
+        figures: how its rankings compare with the model's, by name.
+    """
+
+    folder: Path
+    figures: Mapping[str, float]
+
+
+class Progress(Protocol):
+    """What a long piece of work reports to."""
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        """``done`` of ``total`` of a step."""
+        ...
+
+
+class Optimizer(Protocol):
+    """Makes a faster form of a model for one runtime."""
+
+    def __call__(
+        self, model: str, precision: Precision, questions: Sequence[JudgedQuestion], progress: Progress
+    ) -> Optimized:
+        """The form, kept where the runtime finds it.
+
+        Raises:
+            ModelError: the model cannot be converted, or the form ranks too differently.
+        """
+        ...
+
+
+def optimizer(runtime: str) -> Optimizer:
+    """The installed optimizer for that runtime.
+
+    Raises:
+        UnknownKind: nothing installed offers it, or what does cannot be imported.
+    """
+    entries = {entry.name: entry for entry in entry_points(group=OPTIMIZERS_GROUP)}
+    if runtime not in entries:
+        known = ", ".join(sorted(entries)) if entries else "none; install the package again"
+        raise UnknownKind(f"no optimizer for the runtime {runtime!r}; installed: {known}")
+    try:
+        return cast(Optimizer, entries[runtime].load())
+    except Exception as error:
+        raise UnknownKind(f"{runtime!r} is {entries[runtime].value}, which does not import: {error}") from error

@@ -1,0 +1,118 @@
+"""Forms of models made for a runtime, kept in the user's cache folder.
+
+::
+
+    ~/.cache/cascade-ranking/models/
+      <fingerprint of the weights>-openvino-<version>-int8-<recipe>/
+        model.xml, model.bin    the form
+        report.json             size and sha256 of both; how its rankings compare with the model's
+
+A form appears whole or not at all. Another version of OpenVINO has forms of its own: what was measured is what runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cascade.errors import ModelError
+from cascade.io.atomic import write_json_atomic
+from stages.models import fingerprint
+
+_RECIPE = 1
+"""Changes with the way forms are made."""
+_CHUNK = 1 << 20
+_MODEL, _WEIGHTS, _REPORT = "model.xml", "model.bin", "report.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A form that lies in the cache folder, undamaged.
+
+    Args:
+        model: its ``.xml`` file.
+        outputs: number of outputs for each input.
+        report: what is known of it.
+    """
+
+    model: Path
+    outputs: int
+    report: Mapping[str, Any]
+
+
+def cache_folder() -> Path:
+    """Where forms are kept: below ``XDG_CACHE_HOME``, or ``~/.cache``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "cascade-ranking" / "models"
+
+
+def form_folder(folder: Path, precision: str) -> Path:
+    """Where the form of a model folder is, or would be.
+
+    Raises:
+        ModelError: the model cannot be read.
+    """
+    openvino = version("openvino").replace("/", "_")
+    return cache_folder() / f"{fingerprint(folder)}-openvino-{openvino}-{precision}-{_RECIPE}"
+
+
+def find_form(folder: Path, precision: str) -> Form | None:
+    """The form of a model folder; None if none has been made.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    target = form_folder(folder, precision)
+    if not target.is_dir():
+        return None
+    try:
+        report = json.loads((target / _REPORT).read_text(encoding="utf-8"))
+        damaged = [name for name in (_MODEL, _WEIGHTS) if report["files"][name] != _digest(target / name)]
+        outputs = int(report["outputs"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{target}: damaged: {error}; delete the folder and make it again") from error
+    if damaged:
+        raise ModelError(f"{target}: damaged: {', '.join(damaged)} changed; delete the folder and make it again")
+    return Form(target / _MODEL, outputs, report)
+
+
+@contextmanager
+def new_form(folder: Path, precision: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Gives a place for a form's ``.xml`` file and a report to fill; puts both into the cache if the block succeeds.
+
+    The report must get ``outputs``. An earlier form is replaced; who has it open keeps it.
+    """
+    target = form_folder(folder, precision)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    token = secrets.token_hex(6)
+    building, old = (target.with_name(f".{target.name}.{token}.{end}") for end in ("new", "old"))
+    building.mkdir()
+    report: dict[str, Any] = {}
+    try:
+        yield building / _MODEL, report
+        report["files"] = {name: _digest(building / name) for name in (_MODEL, _WEIGHTS)}
+        write_json_atomic(building / _REPORT, report)
+        if target.exists():
+            target.rename(old)
+        building.rename(target)
+    finally:
+        for left in (building, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _digest(path: Path) -> str:
+    """Size and SHA-256."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return f"{path.stat().st_size}:{digest.hexdigest()}"

@@ -1,0 +1,155 @@
+"""OpenVINO: conversion from torch, quantisation by NNCF, and what runs the result."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cascade.errors import ModelError
+from stages.runtimes.choice import Floats, Ints
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_CHUNK = 8
+"""Inputs of one call. More at once are no faster, and OpenVINO compiles kernels for every shape that it meets: so there
+are few shapes. Each chunk is padded for itself."""
+_MULTIPLE = 8
+
+
+def import_openvino() -> Any:
+    """The package, kept from telling its maker over the network what it is used for."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+class OpenVINORuntime:
+    """A model in OpenVINO's own format, which stays on disk until it is read.
+
+    Args:
+        model: the ``.xml`` file.
+        precision: float32, bfloat16 (for the whole) or int8 (already in the file; float32 for the rest).
+        outputs: number of outputs for each input.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+
+    def __init__(self, model: Path, precision: str, outputs: int) -> None:
+        self._core = import_openvino().Core()
+        try:
+            self._model = self._core.read_model(model)
+        except RuntimeError as error:
+            raise ModelError(f"{model}: cannot read the model: {error}; delete its folder and make it again") from error
+        self._hint = "bf16" if precision == "bfloat16" else "f32"
+        self._outputs = outputs
+        given = [port.get_names() for port in self._model.inputs]
+        self._order = [next(i for i, name in enumerate(INPUTS) if name in names) for names in given]
+        self._threads = 0
+        self.compiled: Any = None
+        self._requests = threading.local()
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs for each input."""
+        return self._outputs
+
+    def prepare(self, threads: int) -> None:
+        """Compiles the model, for as many callers at once as there are cores for.
+
+        A stream is what one caller uses; further callers wait. Threads are not bound to cores: other stages, and other
+        processes, use the same ones.
+        """
+        if threads == self._threads:
+            return
+        streams = max(1, _cores() // threads)
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": streams,
+            "INFERENCE_NUM_THREADS": streams * threads,
+            "INFERENCE_PRECISION_HINT": self._hint,
+            "ENABLE_CPU_PINNING": False,
+        }
+        self.compiled = self._core.compile_model(self._model, "CPU", options)
+        self._requests = threading.local()
+        self._threads = threads
+
+    def run(self, ids: Ints, mask: Ints, segments: Ints | None) -> Floats:
+        """float32 [n, outputs]; see ``Runtime``."""
+        parts = (ids, mask, np.zeros_like(ids) if segments is None else segments)
+        out = np.empty((len(ids), self._outputs), np.float32)
+        lengths = mask.sum(1)
+        order = np.argsort(-lengths, kind="stable")
+        request = self._request()
+        for start in range(0, len(order), _CHUNK):
+            rows = order[start : start + _CHUNK]
+            width = -(-int(lengths[rows[0]]) // _MULTIPLE) * _MULTIPLE
+            chunk = {port: np.ascontiguousarray(parts[i][rows, :width]) for port, i in enumerate(self._order)}
+            out[rows] = request.infer(chunk, share_inputs=True, share_outputs=True)[0]
+        return out
+
+    def _request(self) -> Any:
+        """The calling thread's own."""
+        if not hasattr(self._requests, "mine"):
+            if self.compiled is None:
+                raise RuntimeError("prepare() comes before run()")
+            self._requests.mine = self.compiled.create_infer_request()
+        return self._requests.mine
+
+
+def convert(module: Any, examples: Sequence[tuple[Ints, Ints, Ints]], precision: str, target: Path) -> None:
+    """Writes a torch module in OpenVINO's format, for any number and length of inputs.
+
+    Args:
+        module: in float32 on the CPU; traced with the first example, so it must not branch on values.
+        examples: inputs like those to come: one suffices, but int8 needs some hundred to learn the range of every
+            activation.
+        precision: int8 quantises matrix products, weights and activations, the way that suits transformers
+            (post-training, with SmoothQuant, Xiao et al. 2022, arXiv 2211.10438).
+        target: the ``.xml`` file; the weights go beside it.
+
+    Raises:
+        ModelError: OpenVINO cannot convert the module, or ``nncf`` is missing.
+    """
+    import torch
+
+    openvino = import_openvino()
+    named = [dict(zip(INPUTS, example, strict=True)) for example in examples]
+    example = {name: torch.from_numpy(part) for name, part in named[0].items()}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # tracing warns of every constant
+        try:
+            model = openvino.convert_model(module, example_input=example)
+        except Exception as error:  # the converter's errors have no common type of their own
+            raise ModelError(f"OpenVINO cannot convert {type(module).__name__}: {error}; use runtime: torch") from error
+        if precision == "int8":
+            names = [set(port.get_names()) for port in model.inputs]
+            kept = [{key: part for key, part in one.items() if any(key in given for given in names)} for one in named]
+            model = _quantize(model, kept)
+    openvino.save_model(model, target, compress_to_fp16=False)
+
+
+def _quantize(model: Any, inputs: list[dict[str, Ints]]) -> Any:
+    try:
+        import nncf
+    except ImportError as error:
+        raise ModelError(f"int8 needs the package nncf: {error}; `pip install 'cascade-ranking[openvino]'`") from error
+    nncf.set_log_level(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()):  # where it would draw bars of its own
+        return nncf.quantize(
+            model, nncf.Dataset(inputs), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(inputs)
+        )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,162 @@
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cascade.errors import ModelError
+from cascade.optimizing import JudgedQuestion, optimizer
+from cascade.stage import Batch, Context, Reranker
+from cascade.types import Query
+from stages.cross_encoder import KIND, CrossEncoderSettings
+from stages.runtimes.choice import openvino_installed
+from stages.runtimes.forms import cache_folder, find_form, form_folder
+from stages.runtimes.openvino import OpenVINORuntime
+from tests.models_for_tests import TEXTS, joint_encoder, passages, tiny_bert_classifier
+
+if not openvino_installed():
+    pytest.skip("openvino is not installed", allow_module_level=True)
+
+QUESTIONS = [
+    JudgedQuestion("where did the cat sit?", (TEXTS[1], TEXTS[0], TEXTS[2], TEXTS[4]), (1, 0, 0, 0)),
+    JudgedQuestion("what finds candidates?", (TEXTS[4], TEXTS[1], TEXTS[6], TEXTS[0]), (2, 0, 0, 1)),
+    JudgedQuestion("what is a deadline?", (TEXTS[0], TEXTS[2], TEXTS[1], TEXTS[5]), (0, 1, 0, 0)),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield cache_folder()
+
+
+def make(folder: Path, precision: str):
+    return optimizer("openvino")(str(folder), precision, QUESTIONS, lambda step, done, total: None)
+
+
+def opened(folder: Path, **changes) -> Reranker:
+    settings = CrossEncoderSettings(
+        name="ce",
+        kind="cross_encoder",
+        top_k=10,
+        model=str(folder),
+        max_passage_tokens=40,
+        max_query_tokens=24,
+        **changes,
+    )
+    return KIND.load(settings, Context(Path())).open(passages(), None)
+
+
+def scores(reranker: Reranker, rows: list[int] | None = None) -> np.ndarray:
+    chosen = np.array(range(len(TEXTS)) if rows is None else rows, np.int32)
+    return reranker.score(Batch.single(reranker.encode_query(Query("q", "the cat and the mat")), chosen))
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    folder = tiny_bert_classifier(tmp_path_factory.mktemp("bert"))
+    make(folder, "float32")
+    return folder
+
+
+def test_without_a_form_auto_takes_torch_and_openvino_says_what_to_run(tmp_path: Path) -> None:
+    folder = tiny_bert_classifier(tmp_path, labels=2)
+    assert not isinstance(opened(folder).runtime, OpenVINORuntime)
+    for settings in ({"runtime": "openvino"}, {"dtype": "int8"}):
+        with pytest.raises(ModelError, match=r"found none; run `cascade models optimize .* --precision int8`"):
+            opened(folder, **settings)
+
+
+def test_a_form_is_found_and_scores_as_torch_does_at_any_size(bert: Path) -> None:
+    plain, fast = opened(bert, runtime="torch"), opened(bert, dtype="float32")
+    assert isinstance(fast.runtime, OpenVINORuntime)
+    expected = scores(plain)
+    assert np.ptp(expected) > 0.01
+    np.testing.assert_allclose(scores(fast), expected, atol=1e-4)
+    many = [row % len(TEXTS) for row in range(37)]
+    np.testing.assert_allclose(scores(fast, many), expected[many], atol=1e-4)
+    assert scores(fast, [3]).shape == (1,)
+
+
+def test_threads_share_a_model(bert: Path) -> None:
+    fast = opened(bert, dtype="float32")
+    expected = scores(fast)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: scores(fast), range(12)):
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_cores_are_divided_among_callers(bert: Path) -> None:
+    form = find_form(bert, "float32")
+    assert form is not None
+    runtime = OpenVINORuntime(form.model, "float32", form.outputs)
+    for threads in (1, 2):
+        runtime.prepare(threads)
+        streams = int(runtime.compiled.get_property("NUM_STREAMS"))
+        assert int(runtime.compiled.get_property("INFERENCE_NUM_THREADS")) == streams * threads
+
+
+def test_nothing_is_reported_to_the_makers_of_openvino(bert: Path) -> None:
+    assert sys.modules["openvino_telemetry"] is None
+
+
+def test_the_report_says_how_the_form_ranks(bert: Path) -> None:
+    report = json.loads((form_folder(bert, "float32") / "report.json").read_text())
+    assert report["parity"]["tau"] == 1.0
+    assert report["parity"]["questions"] == 3
+    assert report["versions"]["openvino"] in form_folder(bert, "float32").name
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["a bit flipped", "cut off"])
+@pytest.mark.parametrize("name", ["model.xml", "model.bin"])
+def test_a_damaged_form_is_an_error_not_another_ranking(name: str, cut: bool, bert: Path) -> None:
+    path = form_folder(bert, "float32") / name
+    content = path.read_bytes()
+    try:
+        path.write_bytes(content[:100] + (b"" if cut else bytes([content[100] ^ 1]) + content[101:]))
+        with pytest.raises(ModelError, match="damaged"):
+            opened(bert, dtype="float32")
+    finally:
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("report", ["", "{", "[]", '{"outputs": 1}', '{"files": {}, "outputs": 1}'])
+def test_a_damaged_report_is_an_error(report: str, bert: Path) -> None:
+    path = form_folder(bert, "float32") / "report.json"
+    content = path.read_text()
+    try:
+        path.write_text(report)
+        with pytest.raises(ModelError, match="damaged"):
+            opened(bert, dtype="float32")
+    finally:
+        path.write_text(content)
+
+
+def test_other_weights_have_no_use_for_a_form(bert: Path, tmp_path: Path) -> None:
+    assert find_form(tiny_bert_classifier(tmp_path, labels=2), "float32") is None
+
+
+def test_a_form_that_drifts_is_refused_and_not_kept(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stages.runtimes import parity
+
+    monkeypatch.setattr(parity, "LEAST_TAU", 1.1)
+    before = sorted(cache_folder().iterdir())
+    with pytest.raises(ModelError, match=r"in bfloat16: refused, since it ranks differently: nDCG@10 .* use dtype"):
+        make(bert, "bfloat16")
+    assert sorted(cache_folder().iterdir()) == before
+
+
+@pytest.mark.slow
+def test_int8_ranks_as_real_weights_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("nncf")
+    folder = joint_encoder(tmp_path)
+    made = make(folder, "int8")
+    assert made.figures["tau"] > 0.9
+    assert capsys.readouterr().out == ""
+    found, expected = scores(opened(folder)), scores(opened(folder, runtime="torch"))
+    assert isinstance(opened(folder).runtime, OpenVINORuntime)
+    assert (found != expected).any()
+    assert np.corrcoef(found, expected)[0, 1] > 0.98
