@@ -11,6 +11,7 @@ from cascade.cli.training import (
     BatchQueries,
     ConfigFile,
     Data,
+    DataRoot,
     DeviceName,
     Layers,
     More,
@@ -38,6 +39,7 @@ def distill(
     out: Out = None,
     base: Base = None,
     config: ConfigFile = None,
+    data_root: DataRoot = None,
     loss: Annotated[str | None, typer.Option("--loss", help="listwise-kl or margin-mse.")] = None,
     target_ms: Annotated[
         float | None, typer.Option("--target-ms", help="Keep as many layers as score the candidates in this time.")
@@ -78,4 +80,4 @@ def distill(
         "device": device,
         "threads": threads,
     }
-    run_trainer("distill", flags, config, more or ())
+    run_trainer("distill", flags, config, data_root, more or ())

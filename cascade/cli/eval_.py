@@ -23,9 +23,13 @@ from cascade.cli.options import (
 from cascade.cli.output import progress_bar, say, show
 from cascade.evaluation import (
     DEFAULT_MEASURES,
+    LastScores,
+    Method,
+    calibrate_scores,
     gap_report,
     parse_measures,
     render,
+    render_calibration,
     report_page,
     run_staged,
 )
@@ -49,6 +53,10 @@ def evaluate(
     ] = None,
     budget_ms: BudgetMs = None,
     no_budget: NoBudget = False,
+    calibrate: Annotated[
+        Method | None,
+        typer.Option("--calibrate", help="Fit a probability of relevance to the last stage's scores, as YAML for it."),
+    ] = None,
 ) -> None:
     """Measures the cascade after each of its stages: quality, what each cut loses, time, and a verdict for each stage.
 
@@ -60,8 +68,12 @@ def evaluate(
     parse_measures(names)  # wrong names are found before the work, not after it
     wanted, judgments = read_judged(queries, qrels)
     granted = budget(budget_ms, no_budget)
+    scores = None
     with Cascade.from_yaml(config, index=index) as engine, progress_bar() as told:
-        staged = run_staged(engine, wanted, granted, lambda done, total: told("queries", done, total))
+        if calibrate is not None:
+            scores = LastScores(engine.plan.stages[-1], judgments)
+        observe = (lambda run: None) if scores is None else scores.add
+        staged = run_staged(engine, wanted, granted, lambda done, total: told("queries", done, total), observe)
     report = gap_report(staged, judgments, measures=names)
     show(render(report))
     if json is not None:
@@ -71,3 +83,7 @@ def evaluate(
         with atomic_write(html) as file:
             file.write(report_page(report))
         say(f"{html}: written")
+    if scores is not None and calibrate is not None:
+        fitted = calibrate_scores(scores.labelled(), calibrate)
+        show(render_calibration(fitted))
+        print(fitted.yaml())  # whole, however long, to be pasted

@@ -49,6 +49,7 @@ def answer_dict(ranking: Ranking) -> dict[str, Any]:
                 "doc_id": hit.doc_id,
                 "score": hit.score,
                 "stage": hit.stage,
+                "probability": hit.probability,
                 "title": hit.title,
                 "text": hit.text,
                 "metadata": dict(hit.metadata),

@@ -11,6 +11,7 @@ from cascade.cli.training import (
     BatchQueries,
     ConfigFile,
     Data,
+    DataRoot,
     DeviceName,
     Layers,
     More,
@@ -33,6 +34,7 @@ def train(
     out: Out = None,
     base: Base = None,
     config: ConfigFile = None,
+    data_root: DataRoot = None,
     steps: Steps = None,
     batch_queries: BatchQueries = None,
     layers: Layers = None,
@@ -62,4 +64,4 @@ def train(
         "device": device,
         "threads": threads,
     }
-    run_trainer("train", flags, config, more or ())
+    run_trainer("train", flags, config, data_root, more or ())

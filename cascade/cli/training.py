@@ -28,6 +28,10 @@ Base: TypeAlias = Annotated[
 ConfigFile: TypeAlias = Annotated[
     Path | None, typer.Option("--config", "-c", metavar="FILE", help="Settings in YAML; flags go first.")
 ]
+DataRoot: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--data-root", metavar="DIR", help="Where data paths in --config start; default: its folder."),
+]
 Steps: TypeAlias = Annotated[int | None, typer.Option("--steps", help="Batches; default: one pass over the questions.")]
 BatchQueries: TypeAlias = Annotated[int | None, typer.Option("--batch-queries", help="Questions in a batch.")]
 Layers: TypeAlias = Annotated[int | None, typer.Option("--layers", help="Layers of the base to keep.")]
@@ -43,19 +47,27 @@ More: TypeAlias = Annotated[
 ]
 
 
-def run_trainer(name: str, flags: Mapping[str, Any], config: Path | None, more: Sequence[str]) -> None:
+def run_trainer(
+    name: str, flags: Mapping[str, Any], config: Path | None, data_root: Path | None, more: Sequence[str]
+) -> None:
     """Runs an installed trainer with the settings of flags and file, and prints what came of it."""
     chosen = trainer(name)
-    settings = read_settings(chosen.settings, flags, config, more)
+    settings = read_settings(chosen.settings, flags, config, more, data_root)
     with progress_bar() as told:
         report = chosen.run(settings, told)
     _print(report)
 
 
-def read_settings(model: type[BaseModel], flags: Mapping[str, Any], config: Path | None, more: Sequence[str]) -> Any:
+def read_settings(
+    model: type[BaseModel],
+    flags: Mapping[str, Any],
+    config: Path | None,
+    more: Sequence[str],
+    data_root: Path | None = None,
+) -> Any:
     """Settings from a YAML file, over which flags go; flags that are None were not given.
 
-    Relative paths in the file start from its folder.
+    Relative paths in the file start from its folder, those of its collections from ``data_root`` where that is given.
 
     Raises:
         ConfigError: with everything that is wrong.
@@ -66,9 +78,12 @@ def read_settings(model: type[BaseModel], flags: Mapping[str, Any], config: Path
         raise ConfigError(source, [Problem("", f"expected a mapping of settings, got {type(tree.data).__name__}")])
     given = {name: value for name, value in flags.items() if value is not None}
     given |= dict(_assignment(one) for one in more)
+    if data_root is not None and (config is None or "data" in given):
+        raise typer.BadParameter("--data-root: expected a --config whose collections lie there, and no --data")
     context: dict[str, Any] = {}
     if config is not None:
-        context = {"folder": config.parent, "here": {*given, *(("path", "qrels") if "data" in given else ())}}
+        root = None if "data" in given else config.parent if data_root is None else data_root
+        context = {"folder": config.parent, "folders": {"path": root, "qrels": root, **dict.fromkeys(given)}}
     try:
         settings = model.model_validate({**tree.data, **given}, context=context)
     except ValidationError as error:

@@ -12,10 +12,15 @@ import torch
 
 from cascade.types import Rows
 from stages.training.collections import Judged
+from stages.training.losses import LEFT_OUT
 from stages.training.mining import Candidates
-from stages.training.sampling import Groups
+from stages.training.sampling import Groups, Lessons
 from stages.training.students import Student
-from stages.training.tokens import Ragged
+
+BI_ENCODER_SCALE = 20.0
+"""Of cosines, so that a softmax over them can be sure of something; all-MiniLM-L6-v2 was trained with it."""
+
+Marks = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +29,13 @@ class Collator:
 
     Args:
         student: that reads them.
-        groups: all there are.
-        questions: token ids of every question.
-        passages: token ids of every passage.
+        lessons: all there are.
         judged: the collections.
         candidates: of every question.
     """
 
     student: Student
-    groups: Groups
-    questions: Ragged
-    passages: Ragged
+    lessons: Lessons
     judged: Judged
     candidates: Candidates
 
@@ -43,34 +44,42 @@ class Collator:
 
         Returns:
             ``student``: its inputs; ``targets`` int64 [q] and ``left_out`` bool [q, n], as ``losses.softmax_loss``
-            takes them; ``teacher`` float32 [q, k] where there is one.
+            takes them; ``bi_encoder`` float32 [q, n], as ``losses.anchor_kl`` does; ``teacher`` float32 [q, k] where
+            there is one.
         """
-        batch = self.groups[np.array(numbers, np.int64)]
+        batch = self.lessons.groups[np.array(numbers, np.int64)]
         size = batch.rows.shape[1]
-        flat = batch.rows.ravel()
-        asked = [self.questions[question] for question in batch.questions.tolist()]
-        inputs = self.student.collate(asked, [self.passages[row] for row in flat.tolist()], size)
-        made: dict[str, Any] = {"student": inputs}
-        if self.student.in_batch:
-            targets = np.arange(len(batch)) * size
-            left_out = np.stack([self._relevant(question, flat) for question in batch.questions.tolist()])
-        else:
-            targets = np.zeros(len(batch), np.int64)
-            left_out = np.stack(
-                [
-                    self._relevant(question, rows)
-                    for question, rows in zip(batch.questions.tolist(), batch.rows, strict=True)
-                ]
-            )
+        asked = [self.lessons.questions[question] for question in batch.questions.tolist()]
+        read = [self.lessons.passages[row] for row in batch.rows.ravel().tolist()]
+        made: dict[str, Any] = {"student": self.student.collate(asked, read, size)}
+        targets, seen, own = _scored(batch, self.student.in_batch)
+        sources = self.lessons.sources[seen]
+        lookalike = sources != seen
+        pairs = list(zip(batch.questions.tolist(), sources, strict=True))
+        cosines = np.stack([self.candidates.similarity(question, rows) for question, rows in pairs])
+        left_out = np.stack([self._relevant(*pair, own) for pair, own in zip(pairs, cosines, strict=True)])
+        left_out &= ~(lookalike & own)
         left_out[np.arange(len(batch)), targets] = False
+        # the bi-encoder hardly tells a lookalike from what it was made from, so it is not asked
+        logits = np.where(lookalike, LEFT_OUT, BI_ENCODER_SCALE * cosines).astype(np.float32)
         made["targets"], made["left_out"] = torch.from_numpy(targets), torch.from_numpy(left_out)
+        made["bi_encoder"] = torch.from_numpy(logits)
         if batch.teacher is not None:
             made["teacher"] = torch.from_numpy(batch.teacher)
         return made
 
-    def _relevant(self, question: int, rows: Rows) -> npt.NDArray[np.bool_]:
+    def _relevant(self, question: int, rows: Rows, cosines: npt.NDArray[np.float32]) -> Marks:
         """Which passages are judged relevant, or look it and are not judged."""
-        judged = self.judged.relevance[question]
-        looks: npt.NDArray[np.bool_] = self.candidates.similarity(question, rows) >= self.candidates.limits[question]
-        irrelevant = [row for row, relevance in judged.items() if relevance <= 0]
-        return (looks & ~np.isin(rows, irrelevant)) | np.isin(rows, self.judged.positives(question))
+        irrelevant = [row for row, relevance in self.judged.relevance[question].items() if relevance <= 0]
+        looks: Marks = (cosines >= self.candidates.limits[question]) & ~np.isin(rows, irrelevant)
+        return looks | np.isin(rows, self.judged.positives(question))
+
+
+def _scored(groups: Groups, in_batch: bool) -> tuple[npt.NDArray[np.int64], Rows, Marks]:
+    """What is scored for each question: the column of the relevant one, all [q, n], and which are of its own group."""
+    questions, size = groups.rows.shape
+    if not in_batch:
+        return np.zeros(questions, np.int64), groups.rows, np.ones_like(groups.rows, np.bool_)
+    column, number = np.arange(questions * size), np.arange(questions)
+    seen = np.tile(groups.rows.ravel(), (questions, 1))
+    return number * size, seen, column // size == number[:, None]

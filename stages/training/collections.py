@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from cascade.errors import InputError
 from cascade.io import read_corpus, read_qrels, read_queries
+from cascade.types import Document
 from stages.training.settings import Collection
 
 Relevance = Mapping[int, int]
@@ -25,6 +26,7 @@ class Judged:
     Args:
         names: of the collections, [c].
         passages: texts, with titles before them, [p].
+        text_starts: int64 [p]: how many characters of a passage are its title's, the space after it included.
         questions: texts, [q].
         relevance: for each question what is judged; only of passages of its own collection.
         passage_starts: int64 [c + 1]: passages of collection i are ``passage_starts[i]`` up to the next.
@@ -33,6 +35,7 @@ class Judged:
 
     names: tuple[str, ...]
     passages: list[str]
+    text_starts: npt.NDArray[np.int64]
     questions: list[str]
     relevance: list[Relevance]
     passage_starts: npt.NDArray[np.int64]
@@ -47,7 +50,7 @@ class Judged:
     def digest(self) -> str:
         """16 hex digits over texts and judgments."""
         digest = hashlib.sha256()
-        for part in (self.names, self.passages, self.questions, map(str, self.relevance)):
+        for part in (self.names, self.passages, map(str, self.text_starts), self.questions, map(str, self.relevance)):
             for text in part:
                 digest.update(text.encode(errors="replace") + b"\0")
             digest.update(b"\1")
@@ -73,22 +76,24 @@ def read_judged(collections: Sequence[Collection], seed: int) -> Judged:
     """
     names = _names(collections)
     passages: list[str] = []
+    text_starts: list[int] = []
     questions: list[str] = []
     relevance: list[Relevance] = []
     starts = [(0, 0)]
     for collection in collections:
-        texts, asked, judged = _read(collection, np.random.default_rng(seed))
+        documents, asked, judged = _read(collection, np.random.default_rng(seed))
         first = len(passages)
         relevance += [{row + first: value for row, value in one.items()} for one in judged]
-        passages += texts
+        passages += [document.full_text for document in documents]
+        text_starts += [len(document.full_text) - len(document.text) for document in documents]
         questions += asked
         starts.append((len(passages), len(questions)))
     bounds = np.array(starts, np.int64)
-    return Judged(names, passages, questions, relevance, bounds[:, 0], bounds[:, 1])
+    return Judged(names, passages, np.array(text_starts, np.int64), questions, relevance, bounds[:, 0], bounds[:, 1])
 
 
-def _read(collection: Collection, rng: np.random.Generator) -> tuple[list[str], list[str], list[dict[int, int]]]:
-    """Passages, questions, and what is judged of each, by passage number within the collection."""
+def _read(collection: Collection, rng: np.random.Generator) -> tuple[list[Document], list[str], list[dict[int, int]]]:
+    """Documents, questions, and what is judged of each, by document number within the collection."""
     qrels = collection.path if collection.qrels is None else collection.qrels
     judgments: dict[str, dict[str, int]] = {}
     for qrel in read_qrels(qrels):
@@ -101,13 +106,13 @@ def _read(collection: Collection, rng: np.random.Generator) -> tuple[list[str], 
     if collection.max_queries is not None and len(asked) > collection.max_queries:
         chosen = np.sort(rng.choice(len(asked), collection.max_queries, replace=False))
         asked = [asked[i] for i in chosen]
-    documents = [(one.document.doc_id, one.document.full_text) for one in read_corpus(collection.path)]
+    documents = [one.document for one in read_corpus(collection.path)]
     if collection.max_passages is not None and len(documents) > collection.max_passages:
         needed = {doc_id for query in asked for doc_id in judgments[query.query_id]}
         order = rng.permutation(len(documents)).tolist()
-        order.sort(key=lambda i: documents[i][0] not in needed)
+        order.sort(key=lambda i: documents[i].doc_id not in needed)
         documents = [documents[i] for i in sorted(order[: max(collection.max_passages, len(needed))])]
-    rows = {doc_id: row for row, (doc_id, _) in enumerate(documents)}
+    rows = {document.doc_id: row for row, document in enumerate(documents)}
     relevance = [
         {rows[doc_id]: value for doc_id, value in judgments[query.query_id].items() if doc_id in rows}
         for query in asked
@@ -118,7 +123,7 @@ def _read(collection: Collection, rng: np.random.Generator) -> tuple[list[str], 
             f"{collection.path}: expected questions with a relevant passage of the corpus, found none among "
             f"{len(judgments)} judged ones; do corpus, queries and qrels belong together?"
         )
-    return [text for _, text in documents], [asked[i].text for i in answerable], [relevance[i] for i in answerable]
+    return documents, [asked[i].text for i in answerable], [relevance[i] for i in answerable]
 
 
 def _names(collections: Sequence[Collection]) -> tuple[str, ...]:

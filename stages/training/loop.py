@@ -127,7 +127,7 @@ class _Loop(TransformersTrainer):
         arguments: TrainingArguments,
         settings: LoopSettings,
     ) -> None:
-        numbers = _Numbers(len(collate.groups))
+        numbers = _Numbers(len(collate.lessons.groups))
         super().__init__(student, arguments, data_collator=collate, train_dataset=numbers, eval_dataset=_Numbers(1))
         self.remove_callback(PrinterCallback)  # type: ignore[no-untyped-call]
         self._numbers = numbers

@@ -55,6 +55,21 @@ def listwise_kl(scores: torch.Tensor, teacher: torch.Tensor, temperature: float 
     return functional.kl_div(scores.float().log_softmax(-1), wanted, reduction="batchmean", log_target=True)
 
 
+def anchor_kl(scores: torch.Tensor, bi_encoder: torch.Tensor) -> torch.Tensor:
+    """How far the student's softmax is from the bi-encoder's: ``listwise_kl`` over what the bi-encoder has a say in.
+
+    A penalty in the manner of learning without forgetting (Li and Hoiem 2016, arXiv 1606.09282).
+
+    Args:
+        scores: [q, n], the student's.
+        bi_encoder: [q, n], logits; ``LEFT_OUT`` where the student is free.
+
+    >>> anchor_kl(torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[5.0, 6.0, LEFT_OUT]])).item()
+    0.0
+    """
+    return listwise_kl(scores.float().masked_fill(bi_encoder == LEFT_OUT, LEFT_OUT), bi_encoder)
+
+
 def own_candidates(scores: torch.Tensor, group: int) -> torch.Tensor:
     """[q, group]: of scores [q, q * group] of every question with every candidate, those of its own."""
     questions = scores.shape[0]

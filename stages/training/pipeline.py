@@ -10,10 +10,10 @@ from cascade.training import Progress, TrainingReport
 from stages.training.batches import Collator
 from stages.training.depth import deepest_within, measure_depths
 from stages.training.loop import LoopSettings, Objective, fit
-from stages.training.losses import listwise_kl, margin_mse, own_candidates, softmax_loss
+from stages.training.losses import anchor_kl, listwise_kl, margin_mse, own_candidates, softmax_loss
 from stages.training.preparation import Prepared, prepare, typical_candidates
 from stages.training.quality import MEAN
-from stages.training.sampling import Groups
+from stages.training.sampling import Lessons
 from stages.training.scoring import score_groups
 from stages.training.settings import CommonSettings, DistillSettings, TrainSettings
 from stages.training.students import Base, Student, build, read_base
@@ -37,7 +37,8 @@ def train(settings: TrainSettings, told: Progress) -> TrainingReport:
     """
     ready = prepare(settings, told)
     student = build(settings.kind, _chosen_layers(read_base(settings.base), settings), settings)
-    return _learn(ready, student, ready.groups(student, None), _labels, _baselines(ready), ())
+    share = student.lookalikes if settings.lookalikes is None else settings.lookalikes
+    return _learn(ready, student, ready.labelled(student, share), _judgments(settings), _baselines(ready), ())
 
 
 def distill(settings: DistillSettings, told: Progress) -> TrainingReport:
@@ -55,23 +56,22 @@ def distill(settings: DistillSettings, told: Progress) -> TrainingReport:
         base, notes = _fitting(ready, base, settings, settings.target_ms)
     student = build(settings.kind, base, settings)
     teaching = Teaching(ready.texts, ready.judged.digest, settings, ready.place.cache, ready.device, told)
-    groups = ready.groups(student, teaching)
+    lessons = ready.taught(student, teaching, settings)
     quality = _baselines(ready)
     quality["teacher"] = ready.held.quality(
         teaching.scores(settings.teachers, torch.tensor(ready.held.questions).int().numpy(), ready.held.groups)
     )
-    return _learn(ready, student, groups, _distillation(student, settings), quality, notes)
+    return _learn(ready, student, lessons, _distillation(student, settings), quality, notes)
 
 
 def _learn(
-    ready: Prepared, student: Student, groups: Groups, objective: Objective, quality: Quality, notes: tuple[str, ...]
+    ready: Prepared, student: Student, lessons: Lessons, objective: Objective, quality: Quality, notes: tuple[str, ...]
 ) -> TrainingReport:
     """Trains, keeps the better of the trained weights and their means with the first ones, and saves."""
     settings, device = ready.settings, ready.device
     student.to(device.name)
-    questions, passages = ready.tokens(student)
     student.eval()
-    student.warm_up([passages[row] for row in groups.rows[:, 0][:_WARM_UP_PASSAGES].tolist()])
+    student.warm_up([lessons.passages[row] for row in lessons.groups.rows[:, 0][:_WARM_UP_PASSAGES].tolist()])
     student.freeze(*_frozen(student, settings))
     rates = learning_rates(student, settings.learning_rates)
 
@@ -94,7 +94,7 @@ def _learn(
         patience=settings.patience,
         seed=settings.seed,
     )
-    collate = Collator(student, groups, questions, passages, ready.judged, ready.candidates)
+    collate = Collator(student, lessons, ready.judged, ready.candidates)
     fit(student, collate, objective, measure, ready.place.folder, loop, device, ready.told)
     trained = _copy(student)
     tried: dict[float, dict[str, float]] = {}
@@ -114,6 +114,16 @@ def _learn(
 
 def _labels(scores: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return softmax_loss(scores, batch["targets"], batch["left_out"])
+
+
+def _judgments(settings: TrainSettings) -> Objective:
+    def objective(scores: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        loss = _labels(scores, batch)
+        if settings.anchor == 0:
+            return loss
+        return loss + settings.anchor * anchor_kl(scores, batch["bi_encoder"])
+
+    return objective
 
 
 def _distillation(student: Student, settings: DistillSettings) -> Objective:

@@ -17,13 +17,14 @@ from cascade.types import Rows, TokenIds
 from stages.models import locate
 from stages.training.collections import Judged, read_judged
 from stages.training.device import Device, choose_device
+from stages.training.lookalikes import add_lookalikes
 from stages.training.mining import Candidates, Miner
 from stages.training.quality import HeldOut, choose_held_out
-from stages.training.sampling import Groups, Sampler, by_length, draw_questions
+from stages.training.sampling import Groups, Lessons, Sampler, draw_questions
 from stages.training.settings import CommonSettings, DistillSettings
 from stages.training.students import Student
 from stages.training.teachers import Teaching
-from stages.training.tokens import Ragged, Texts
+from stages.training.tokens import Ragged, Texts, tokenise
 from stages.training.workplace import Workplace
 
 logger = logging.getLogger(__name__)
@@ -71,38 +72,46 @@ class Prepared:
         questions = sum(map(len, self.eligible))
         return max(1, round(self.settings.epochs * questions / self.batch(student)))
 
-    def groups(self, student: Student, teaching: Teaching | None) -> Groups:
-        """All that is learned from, in its order."""
+    def labelled(self, student: Student, lookalikes: float) -> Lessons:
+        """All that is learned from judgments, with lookalikes in that share of the groups."""
         rng = np.random.default_rng(self.settings.seed)
-        batch = self.batch(student)
-        weights = [collection.weight for collection in self.settings.data]
-        drawn = draw_questions(self.eligible, weights, self.steps(student) * batch, rng)
-        if teaching is None:
-            sampler = Sampler(self.judged, self.candidates, filtered=True)
-            groups = self._labelled(sampler, drawn, self.settings.negatives, rng)
-        else:
-            groups = self._taught(teaching, drawn, rng)
-        return by_length(groups, self.tokens(student)[1].lengths, batch, rng)
+        drawn = self._drawn(student, rng)
+        sampler = Sampler(self.judged, self.candidates, filtered=True)
+        lessons = Lessons.of(self._groups(sampler, drawn, self.settings.negatives, rng), *self.tokens(student))
 
-    def _labelled(self, sampler: Sampler, drawn: Rows, negatives: int, rng: np.random.Generator) -> Groups:
+        def read(texts: Sequence[str]) -> Ragged:
+            return tokenise(student.tokenizer, texts, student.max_passage_tokens)
+
+        lessons = add_lookalikes(lessons, self.judged, lookalikes, read, rng)
+        return lessons.by_length(self.batch(student), rng)
+
+    def taught(self, student: Student, teaching: Teaching, settings: DistillSettings) -> Lessons:
+        """All that is learned from teachers.
+
+        Each question has one pool of passages, which the teachers score once; a group is a part of it.
+        """
+        rng = np.random.default_rng(settings.seed)
+        drawn = self._drawn(student, rng)
+        asked, place = np.unique(drawn, return_inverse=True)
+        sampler = Sampler(self.judged, self.candidates, filtered=False)
+        pool = self._groups(sampler, asked.astype(np.int32), settings.pool - 1, rng)
+        scores = np.stack(teaching.scores(settings.teachers, pool.questions, list(pool.rows)))
+        columns = np.zeros((len(drawn), 1 + settings.negatives), np.int64)
+        columns[:, 1:] = 1 + rng.random((len(drawn), settings.pool - 1)).argsort(1)[:, : settings.negatives]
+        groups = Groups(drawn, pool.rows[place[:, None], columns], scores[place[:, None], columns])
+        return Lessons.of(groups, *self.tokens(student)).by_length(self.batch(student), rng)
+
+    def _drawn(self, student: Student, rng: np.random.Generator) -> Rows:
+        weights = [collection.weight for collection in self.settings.data]
+        return draw_questions(self.eligible, weights, self.steps(student) * self.batch(student), rng)
+
+    def _groups(self, sampler: Sampler, drawn: Rows, negatives: int, rng: np.random.Generator) -> Groups:
         rows = np.empty((len(drawn), 1 + negatives), np.int32)
         for i, question in enumerate(drawn.tolist()):
             rows[i] = sampler.group(question, negatives, rng)
             if i % 1000 == 0:
                 self.told("negatives", i, len(drawn))
         return Groups(drawn, rows)
-
-    def _taught(self, teaching: Teaching, drawn: Rows, rng: np.random.Generator) -> Groups:
-        """Each question has one pool of passages, which the teacher scores once; a group is a part of it."""
-        settings = self.settings
-        assert isinstance(settings, DistillSettings)
-        asked, place = np.unique(drawn, return_inverse=True)
-        sampler = Sampler(self.judged, self.candidates, filtered=False)
-        pool = self._labelled(sampler, asked.astype(np.int32), settings.pool - 1, rng)
-        scores = np.stack(teaching.scores(settings.teachers, pool.questions, list(pool.rows)))
-        columns = np.zeros((len(drawn), 1 + settings.negatives), np.int64)
-        columns[:, 1:] = 1 + rng.random((len(drawn), settings.pool - 1)).argsort(1)[:, : settings.negatives]
-        return Groups(drawn, pool.rows[place[:, None], columns], scores[place[:, None], columns])
 
 
 def prepare(settings: CommonSettings, told: Progress) -> Prepared:

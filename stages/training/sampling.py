@@ -6,7 +6,7 @@ A training that was stopped goes on exactly where it was, because nothing about 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from cascade.types import Rows
 from stages.training.collections import Judged
 from stages.training.mining import NONE, Candidates
+from stages.training.tokens import Ragged
 
 _DENSE_NEAR = 12
 _DENSE_FAR = 40
@@ -41,6 +42,32 @@ class Groups:
 
     def __getitem__(self, part: npt.NDArray[np.int64]) -> Groups:
         return Groups(self.questions[part], self.rows[part], None if self.teacher is None else self.teacher[part])
+
+
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """Groups, and what their numbers stand for.
+
+    Args:
+        groups: in the order in which they are learned from.
+        questions: token ids of every question.
+        passages: token ids of every passage of the collections, and then of those made for these groups.
+        sources: int32 [passages]: each one's own number, or that of the passage that it was made from.
+    """
+
+    groups: Groups
+    questions: Ragged
+    passages: Ragged
+    sources: Rows
+
+    @classmethod
+    def of(cls, groups: Groups, questions: Ragged, passages: Ragged) -> Lessons:
+        """With the passages of the collections alone."""
+        return cls(groups, questions, passages, np.arange(len(passages), dtype=np.int32))
+
+    def by_length(self, batch: int, rng: np.random.Generator) -> Lessons:
+        """The same in an order in which the groups of one batch are of similar length."""
+        return replace(self, groups=by_length(self.groups, self.passages.lengths, batch, rng))
 
 
 @dataclass(frozen=True, slots=True)

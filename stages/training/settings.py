@@ -15,8 +15,8 @@ Rate: TypeAlias = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
 def _folder(info: ValidationInfo) -> Path | None:
     """What relative paths in this field start from; None for the working directory."""
     context = info.context or {}
-    folder: Path | None = context.get("folder")
-    return None if info.field_name in context.get("here", ()) else folder
+    folder: Path | None = context.get("folders", {}).get(info.field_name, context.get("folder"))
+    return folder
 
 
 def _path_in_folder(path: Path, info: ValidationInfo) -> Path:
@@ -35,7 +35,7 @@ def _reference_in_folder(ref: str, info: ValidationInfo) -> str:
 Place: TypeAlias = Annotated[Path, AfterValidator(_path_in_folder)]
 """A path; where validation has a ``folder`` in its context, that of a YAML file, it starts from there.
 
-``here`` in the same context names the fields that were given otherwise and start from the working directory.
+``folders`` in the same context names the fields that start from elsewhere; None is the working directory.
 """
 Reference: TypeAlias = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_reference_in_folder)]
 """A model, as in cascades: bundled:NAME, hf:ORG/NAME@REVISION or a folder."""
@@ -131,6 +131,18 @@ class TrainSettings(CommonSettings):
     """Settings of ``cascade train``."""
 
     kind: Literal["colbert", "cross-encoder", "listwise", "bi-encoder"] = Field(description="what to train")
+    lookalikes: Share | None = Field(
+        None,
+        description="share of the questions whose last negative is their relevant passage with a number, a name or the "
+        "answering sentence changed; default: 0.5 for cross-encoder and listwise, 0 for others",
+    )
+    anchor: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="weight of what keeps the student's softmax over the candidates near the bi-encoder's",
+    )
 
 
 class DistillSettings(CommonSettings):

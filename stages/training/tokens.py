@@ -45,6 +45,11 @@ class Ragged:
         hashed.update(np.ascontiguousarray(self.ids).data)
         return hashed.hexdigest()[:16]
 
+    def followed_by(self, other: Ragged) -> Ragged:
+        """These sequences, then those."""
+        offsets = np.concatenate((self.offsets, self.offsets[-1] + other.offsets[1:]))
+        return Ragged(np.concatenate((self.ids, other.ids)), offsets)
+
     @classmethod
     def of(cls, sequences: Sequence[TokenIds]) -> Ragged:
         """From arrays."""

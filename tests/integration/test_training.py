@@ -113,7 +113,8 @@ def test_an_interrupted_training_goes_on_exactly(beir: Path, cache: Path, tmp_pa
 
 def _settings(beir: Path, cache: Path, out: Path) -> TrainSettings:
     few = {"steps": 6, "eval_every": 6, "batch_queries": 2, "eval_queries": 2, "keep_layers": [0]}
-    given = {**COMMON, **few, "kind": "colbert", "data": [{"path": beir}], "out": out, "cache": cache}
+    more = {"lookalikes": 0.5, "anchor": 0.2}
+    given = {**COMMON, **few, **more, "kind": "colbert", "data": [{"path": beir}], "out": out, "cache": cache}
     return TrainSettings.model_validate(given)
 
 

@@ -19,7 +19,8 @@ def judged() -> Judged:
     """Two collections of 30 passages and one question each; the second's relevant passage is 45."""
     texts = [f"passage {i}" for i in range(PASSAGES)]
     starts = np.array([0, 30, 60]), np.array([0, 1, 2])
-    return Judged(("a", "b"), texts, ["first", "second"], [{3: 1, 4: 0}, {45: 2, 50: 1}], *starts)
+    no_titles = np.zeros(PASSAGES, np.int64)
+    return Judged(("a", "b"), texts, no_titles, ["first", "second"], [{3: 1, 4: 0}, {45: 2, 50: 1}], *starts)
 
 
 def candidates() -> Candidates:
@@ -52,7 +53,7 @@ def test_mined_passages_that_look_relevant_are_no_negatives() -> None:
 
 
 def test_a_collection_of_one_passage_still_gives_groups() -> None:
-    alone = Judged(("a",), ["only"], ["q"], [{0: 1}], np.array([0, 1]), np.array([0, 1]))
+    alone = Judged(("a",), ["only"], np.array([0]), ["q"], [{0: 1}], np.array([0, 1]), np.array([0, 1]))
     vectors = np.ones((1, 1), np.float16)
     nothing = np.full((1, 50), NONE, np.int32)
     sampler = Sampler(alone, Candidates(nothing, nothing, vectors, vectors, np.ones(1, np.float32)), filtered=True)
@@ -110,6 +111,7 @@ def test_only_questions_with_a_relevant_passage_are_read(tmp_path: Path) -> None
     read = read_judged(both, seed=0)
     assert read.questions == ["question 1", "question 1"]
     assert read.relevance == [{0: 1}, {5: 1}]
+    assert read.passages[5][read.text_starts[5] :] == "text 1"
     assert read.passages[5] == "T text 1"
     held = read.held_out(0.5)
     assert held[0] == held[1]  # the same words, so on the same side

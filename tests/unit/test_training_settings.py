@@ -3,11 +3,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import typer
+import yaml
 
 from cascade.cli.training import rates_of, read_settings
 from cascade.errors import ConfigError
 from stages.training import DistillSettings, TrainSettings
 
+RECIPES = sorted((Path(__file__).parents[2] / "configs" / "train").glob("*.yaml"))
 FLAGS = {"kind": "colbert", "data": [{"path": Path("corpus")}], "out": Path("out")}
 YAML = """\
 kind: listwise
@@ -30,6 +33,29 @@ def test_paths_of_a_file_start_from_its_folder_and_those_of_flags_do_not(tmp_pat
     assert read.bi_encoder == "bundled:bi-encoder"
 
 
+def test_collections_of_a_file_may_lie_elsewhere(tmp_path: Path) -> None:
+    file = tmp_path / "train.yaml"
+    file.write_text(YAML)
+    read = read_settings(TrainSettings, {}, file, [], Path("beir"))
+    assert [one.path for one in read.data] == [Path("beir/first"), Path("beir/second")]
+    assert read.out == tmp_path / "made"
+    for flags, config in ((FLAGS, None), ({"data": FLAGS["data"]}, file)):
+        with pytest.raises(typer.BadParameter, match="expected a --config whose collections lie there"):
+            read_settings(TrainSettings, flags, config, [], Path("beir"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipes_are_settings_that_lack_only_where_things_are(recipe: Path, tmp_path: Path) -> None:
+    model = DistillSettings if "teachers" in yaml.safe_load(recipe.read_text()) else TrainSettings
+    read = read_settings(model, {"out": tmp_path / "out"}, recipe, [], tmp_path)
+    assert read.kind == recipe.stem
+    assert {one.path.parent for one in read.data} == {tmp_path}
+
+
+def test_there_is_a_recipe_for_each_bundled_kind_of_model() -> None:
+    assert {path.stem for path in RECIPES} == {"cross-encoder", "colbert", "listwise", "distilbert"}
+
+
 def test_every_problem_is_named_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "train.yaml"
     file.write_text(YAML + "negativs: 3\nsteps: 0\n")
@@ -47,6 +73,8 @@ def test_every_problem_is_named_with_its_line(tmp_path: Path) -> None:
         ({"kind": "gpt"}, "kind: expected one of colbert, cross-encoder, listwise, bi-encoder, got 'gpt'"),
         ({"layers": 2, "keep_layers": [0]}, "keep_layers and layers exclude each other"),
         ({"keep_layers": [1, 0]}, "keep_layers: expected different numbers in ascending order"),
+        ({"lookalikes": 1.5}, r"lookalikes: expected a number >= 0 and <= 1 or null, got 1\.5"),
+        ({"anchor": -1}, "anchor: expected a number >= 0 and <= 100, got -1"),
         ({"train_embeddings": True, "frozen_layers": 2}, "train_embeddings needs frozen_layers: 0"),
     ],
 )

@@ -126,7 +126,7 @@ def test_late_interaction_scores_as_its_stage_does(base: Base, tokens, tmp_path:
         assert len(query) == 32
         for passage, score in zip(tokens[1], own, strict=True):
             best = (query @ encoder.encode_passages([passage]).T).max(1)
-            assert score == pytest.approx(20 * best.mean(), abs=1e-3)
+            assert score == pytest.approx(30 * best.mean(), abs=1e-3)
 
 
 def scores_of_all(student: Student, tokens: tuple[list[TokenIds], list[TokenIds]]) -> list[list[float]]:
@@ -155,6 +155,17 @@ def test_frozen_parts_do_not_learn_and_others_do(base: Base) -> None:
         assert not any("layer.0." in name or "embeddings" in name for name in learning)
         assert any("layer.1." in name for name in learning)
         assert {student.part_of(name) for name in learning} == set(student.learning_rates)
+
+
+def test_gates_of_frozen_layers_learn(tokens) -> None:
+    student = build("listwise", read_base(BASE), SETTINGS)
+    student.freeze(5, True)
+    student(**student.collate(*tokens, 2)).sum().backward()
+    assert all(student.get_parameter(f"encoder.{gates}").grad.ne(0).all() for gates in ("gates", "passage_gates"))
+    learned = {
+        name.split(".")[3] for name, one in student.named_parameters() if ".layer." in name and one.grad is not None
+    }
+    assert learned == {"5"}
 
 
 def test_layers_are_renumbered_and_missing_ones_refused(base: Base) -> None:

@@ -119,6 +119,8 @@ class Student(nn.Module, ABC):
     """Questions in a batch where nothing else is asked for."""
     learning_rates: ClassVar[Mapping[str, float]]
     """Of each part."""
+    lookalikes: ClassVar[float] = 0.0
+    """Share of the questions with a lookalike among their negatives where nothing else is asked for."""
 
     def __init__(self, base: Base, max_query_tokens: int, max_passage_tokens: int) -> None:
         super().__init__()

@@ -19,9 +19,6 @@ from cascade.types import TokenIds
 from stages.models import pad
 from stages.training.students.base import Base, Student, framed, load_into, write_folder
 
-SCALE = 20.0
-"""Of similarities between -1 and 1, so that a softmax over them can be sure of something."""
-
 _COLBERT_PASSAGE_TOKENS = 300
 _WARM_UP_BATCH = 32
 
@@ -31,6 +28,8 @@ class _Encoder(Student):
 
     in_batch = True
     batch_queries: ClassVar[int] = 16
+    scale: ClassVar[float]
+    """Of similarities between -1 and 1, so that a softmax over them can be sure of something."""
 
     def __init__(self, base: Base, max_query_tokens: int, max_passage_tokens: int) -> None:
         super().__init__(base, max_query_tokens, max_passage_tokens)
@@ -51,6 +50,7 @@ class BiEncoder(_Encoder):
     """One vector a text, the mean of its token states; the score is 20 times the cosine."""
 
     learning_rates: ClassVar[Mapping[str, float]] = {"layers": 2e-5}
+    scale: ClassVar[float] = 20.0
 
     def collate(self, questions: Sequence[TokenIds], passages: Sequence[TokenIds], group: int) -> dict[str, Any]:
         """Both kinds of text between [CLS] and [SEP]."""
@@ -60,7 +60,7 @@ class BiEncoder(_Encoder):
         """Scores [q, q * group]."""
         asked = self._encode(inputs["question_ids"], inputs["question_mask"])
         read = self._encode(inputs["passage_ids"], inputs["passage_mask"])
-        return SCALE * asked @ read.T
+        return self.scale * asked @ read.T
 
     def save(self, folder: Path, half: bool, shared: bool) -> None:
         """A folder of transformers, and of sentence-transformers where the base was one."""
@@ -92,7 +92,7 @@ class Colbert(_Encoder):
     """Token vectors compared by MaxSim (Khattab and Zaharia 2020), saved in colbert-ai's form.
 
     Questions are filled up to ``query_tokens`` with [MASK], which takes part in the score; punctuation of passages does
-    not. The score is 20 times the mean of the question's best matches.
+    not. The score is 30 times the mean of the question's best matches.
 
     Args:
         base: what it starts from.
@@ -102,6 +102,7 @@ class Colbert(_Encoder):
     """
 
     learning_rates: ClassVar[Mapping[str, float]] = {"layers": 5e-5, "projection": 5e-4}
+    scale: ClassVar[float] = 30.0  # means of best matches lie closer together than cosines do
 
     def __init__(self, base: Base, max_query_tokens: int, max_passage_tokens: int, dim: int = 128) -> None:
         super().__init__(base, max_query_tokens, max_passage_tokens)
@@ -154,7 +155,7 @@ class Colbert(_Encoder):
         dropped = (inputs["passage_mask"] == 0) | torch.isin(inputs["passage_ids"], self._skipped.to(asked.device))
         similarity = torch.einsum("qid,pjd->qpij", asked, read)
         best = similarity.masked_fill(dropped[None, :, None, :], -torch.inf).amax(-1)
-        return SCALE * best.float().mean(-1)
+        return self.scale * best.float().mean(-1)
 
     def save(self, folder: Path, half: bool, shared: bool) -> None:
         """A folder that colbert-ai reads, and so do stages."""

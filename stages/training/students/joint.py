@@ -29,6 +29,8 @@ class CrossEncoder(Student):
     batch_queries: ClassVar[int] = 4
     learning_rates: ClassVar = {"layers": 5e-5, "head": 1e-3, "gates": 1e-2, "mix": 5e-2}
 
+    lookalikes: ClassVar[float] = 0.5
+
     passages_at_once = 1
 
     def __init__(self, base: Base, max_query_tokens: int, max_passage_tokens: int) -> None:
@@ -73,9 +75,9 @@ class CrossEncoder(Student):
         return "head" if ".head." in name else "layers"
 
     def freeze(self, layers: int, embeddings: bool) -> None:
-        """As for any student; the frozen part runs without a gradient."""
+        """As for any student; gates learn all the same, so only layers below the first gate run without a gradient."""
         super().freeze(layers, embeddings)
-        self.encoder.frozen_layers = layers
+        self.encoder.frozen_layers = min(layers, self.encoder.config.separate)
 
     def save(self, folder: Path, half: bool, shared: bool) -> None:
         """A folder of architecture ``JointEncoder``, whose tokenizer puts pairs together as ``collate`` does."""
