@@ -3,10 +3,10 @@ r"""Are answers on time, and what is in them? One client, 70 % and 150 % of capa
     python benchmarks/deadlines.py --config configs/default.yaml --index IDX --data DATA/npl \\
         --queries-at-70 10000 --out benchmarks/results/deadlines.json
 
-DATA is a BEIR-style folder and IDX its index. Capacity is one over the mean working time of a query with one client at
-the same budget. Arrivals are Poisson, from an asyncio loop; a query's time runs from the moment it was due to arrive. A
-heartbeat in a process of its own notes every stall of the machine, so that a late answer during one can be told from a
-late answer of ours.
+DATA is a BEIR-style folder and IDX its index. Capacity is how many whole answers a second there are without a budget,
+many queries under way at once. Arrivals are Poisson, from an asyncio loop; a query's time runs from the moment it was
+due to arrive. A heartbeat in a process of its own notes every stall of the machine, so that a late answer during one
+can be told from a late answer of ours.
 """
 
 from __future__ import annotations
@@ -67,20 +67,26 @@ def main() -> int:
     cells = []
     with Cascade.from_yaml(arguments.config, index=arguments.index) as engine, heartbeat() as stalls:
         documents = len(set(engine.index.doc_ids(range(len(engine.index))))) if engine.index is not None else 0
+        capacity = whole_answers_per_s(engine, queries, arguments.queries)
         for budget_ms in arguments.budgets:
             alone = one_client(engine, queries, budget_ms, arguments.queries)
             cells.append(summary("one client", budget_ms, alone, qrels, stalls))
-            work_s = statistics.fmean(working_s(answer) for answer in alone)
             for load in (0.7, 1.5):
                 count = arguments.queries
                 if load == 0.7 and budget_ms == arguments.main_budget and arguments.queries_at_70:
                     count = arguments.queries_at_70
-                answers = asyncio.run(arrivals(engine, queries, budget_ms, load / work_s, count))
+                answers = asyncio.run(arrivals(engine, queries, budget_ms, load * capacity, count))
                 cells.append(summary(f"{load:.0%} of capacity", budget_ms, answers, qrels, stalls))
                 print(cells[-1], file=sys.stderr)
     write_json_atomic(
         arguments.out,
-        {"machine": machine_record(), "documents": documents, "config": str(arguments.config), "cells": cells},
+        {
+            "machine": machine_record(),
+            "documents": documents,
+            "config": str(arguments.config),
+            "capacity per s": capacity,
+            "cells": cells,
+        },
     )
     columns = [key for key in cells[0] if not isinstance(cells[0][key], dict)]
     print_table(columns, [[_shown(cell[key]) for key in columns] for cell in cells])
@@ -89,6 +95,15 @@ def main() -> int:
 
 def _shown(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def whole_answers_per_s(engine: Cascade, queries: list[Query], count: int) -> float:
+    """Complete answers a second when there is always more to do."""
+    began = time.perf_counter()
+    for ranking in engine.stream(itertools.islice(itertools.cycle(queries), count)):
+        if ranking.degraded:
+            raise RuntimeError(f"an answer without a budget is not whole:\n{ranking.trace}")
+    return count / (time.perf_counter() - began)
 
 
 def one_client(engine: Cascade, queries: list[Query], budget_ms: float, count: int) -> list[Answer]:
@@ -119,15 +134,8 @@ async def arrivals(engine: Cascade, queries: list[Query], budget_ms: float, rate
     return list(await asyncio.gather(*(ask(query, due_s) for query, due_s in zip(chosen, due.tolist(), strict=True))))
 
 
-def working_s(answer: Answer) -> float:
-    """Seconds of a query that it spent in stages, waiting left out."""
-    if answer.ranking is None:
-        return 0.0
-    return sum(stage.seconds - stage.waited_s for stage in answer.ranking.trace.stages)
-
-
 def summary(load: str, budget_ms: float, answers: list[Answer], qrels: list[Qrel], stalls: Stalls) -> dict[str, object]:
-    """One row of the table."""
+    """One row of the table; for nDCG@10, every answer counts, and one that was refused counts 0."""
     taken_s = np.array([answer.done_s - answer.due_s for answer in answers])
     over_s = taken_s - budget_ms / 1000
     answered = [answer for answer in answers if answer.ranking is not None]
@@ -139,7 +147,11 @@ def summary(load: str, budget_ms: float, answers: list[Answer], qrels: list[Qrel
     for stage in traces[0].stages if traces else ():
         scored = [part.scored for trace in traces for part in trace.stages if part.name == stage.name]
         depths[stage.name] = round(statistics.fmean(scored), 1)
-    runs = {a.query_id: [hit.doc_id for hit in a.ranking] for a in answered if a.ranking is not None}
+    runs = {str(n): [hit.doc_id for hit in a.ranking or ()] for n, a in enumerate(answers)}
+    judged: dict[str, list[Qrel]] = {}
+    for qrel in qrels:
+        judged.setdefault(qrel.query_id, []).append(qrel)
+    every = [Qrel(str(n), q.doc_id, q.relevance) for n, a in enumerate(answers) for q in judged.get(a.query_id, ())]
     span_s = max(answer.done_s for answer in answers) - min(answer.due_s for answer in answers)
     return {
         "load": load,
@@ -152,7 +164,8 @@ def summary(load: str, budget_ms: float, answers: list[Answer], qrels: list[Qrel
         "refused": len(answers) - len(answered),
         "degraded": sum(trace.degraded for trace in traces),
         "goodput per s": (len(answered) - len(late)) / span_s,
-        "nDCG@10": evaluate(runs, qrels, ["nDCG@10"]).means["nDCG@10"] if runs else 0.0,
+        "empty": sum(len(answer.ranking) == 0 for answer in answered if answer.ranking is not None),
+        "nDCG@10": evaluate(runs, every, ["nDCG@10"]).means["nDCG@10"],
         "mean depth": depths,
     }
 

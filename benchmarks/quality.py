@@ -1,15 +1,19 @@
-"""How good are the cascades, and each retriever alone? nDCG@10 and more on BEIR-style collections, from run files.
+"""How good are the cascades, and each model alone? nDCG@10 and more on BEIR-style collections, from run files.
 
     python benchmarks/quality.py --work /tmp/quality --out benchmarks/results/quality.json DATA/scifact DATA/npl
 
 Each folder holds corpus.jsonl, queries.jsonl and qrels/test.tsv. Every cascade runs without a budget; its run is
-written as TREC, read back and measured by ir-measures. Folders that are not there are skipped, saying so.
+written as TREC, read back and measured by ir-measures. A reranking model alone reorders the first 50 of fused BM25
+and bi-encoder retrieval. A folder that holds runs/bm25.trec has its candidates given: that run is reranked, whole, and
+measured against qrels/official.trec. Folders that are not there are skipped, saying so.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from common import machine_record, print_table
@@ -20,24 +24,37 @@ from cascade.index import Index
 from cascade.io import read_corpus, read_qrels, read_queries, read_run, write_json_atomic, write_run
 from cascade.load import load_config, parse_config
 from cascade.schema import CascadeConfig
+from cascade.types import Document, ScoredDoc
+from stages.models import CATALOGUE
 
 MEASURES = ("nDCG@10", "RR@10", "P@10", "R@100")
 DEPTH = 100
 CONFIGS = Path(__file__).parent.parent / "configs"
 
-EVERYTHING = """
-version: 1
-name: everything
+RETRIEVAL = """version: 1
+name: {name}
 stages:
   - name: hybrid
     kind: fusion
-    top_k: 200
+    method: weighted
+    weights: {{bm25: 0.3, dense: 0.7}}
+    top_k: {depth}
     retrievers:
-      - {name: bm25, kind: bm25, top_k: 400}
-      - {name: dense, kind: dense, model: bundled:bi-encoder, top_k: 400}
-  - {name: late-interaction, kind: colbert, model: bundled:bi-encoder, top_k: 100}
+      - {{name: bm25, kind: bm25, top_k: 400}}
+      - {{name: dense, kind: dense, model: bundled:bi-encoder, top_k: 400}}
 """
+RERANKER = "  - {{name: reranker, kind: {kind}, model: bundled:{model}, top_k: 100{more}}}\n"
+RERANKERS = {
+    "late interaction, untrained": ("colbert", "bi-encoder", ""),
+    "colbert": ("colbert", "colbert", ""),
+    "distilbert": ("cross_encoder", "distilbert", ", dtype: bfloat16"),
+    "cross-encoder": ("cross_encoder", "cross-encoder", ", dtype: bfloat16"),
+    "listwise": ("listwise", "listwise", ", dtype: bfloat16"),
+}
+"""Each reranking model: kind, name in the catalogue, further settings."""
+RERANKED = 50
 ALONE = "version: 1\nname: {name}\nstages:\n  - {{name: {name}, kind: {name}, top_k: 100}}\n"
+GIVEN_RUN = Path("runs", "bm25.trec")
 
 
 def main() -> int:
@@ -45,19 +62,21 @@ def main() -> int:
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="BEIR-style collections")
     parser.add_argument("--work", type=Path, required=True, help="where indexes and runs go; found again next time")
     parser.add_argument("--out", type=Path, required=True, help="the figures, as JSON")
+    parser.add_argument("--only", nargs="*", help="of the cascades, only those of these names; default: all")
     arguments = parser.parse_args()
-    cascades = [parse_config(ALONE.format(name=name)) for name in ("bm25", "dense")]
-    cascades += [load_config(CONFIGS / name) for name in ("two-stage.yaml", "default.yaml", "hybrid.yaml")]
+    arguments.work.mkdir(parents=True, exist_ok=True)
     figures: dict[str, dict[str, dict[str, float]]] = {}
+    if arguments.out.exists():
+        figures = json.loads(arguments.out.read_text())["figures"]
     for folder in arguments.folders:
         if not (folder / "corpus.jsonl").exists():
             print(f"{folder}: skipped, there is no corpus.jsonl", file=sys.stderr)
             continue
-        index = _index(folder, arguments.work / folder.name)
-        figures[folder.name] = {
-            cascade.settings.name: _measure(cascade, index, folder, arguments.work) for cascade in cascades
-        }
-    write_json_atomic(arguments.out, {"machine": machine_record(), "measures": MEASURES, "figures": figures})
+        measure = _reranking if (folder / GIVEN_RUN).exists() else _end_to_end
+        for name, values in measure(folder, arguments.work, arguments.only):
+            figures.setdefault(folder.name, {})[name] = values
+            print(f"{folder.name} {name}: {values['nDCG@10']:.4f}", file=sys.stderr)
+            write_json_atomic(arguments.out, {"machine": machine_record(), "measures": MEASURES, "figures": figures})
     rows = [
         [collection, name, *(f"{values[measure]:.3f}" for measure in MEASURES)]
         for collection, by_cascade in figures.items()
@@ -67,22 +86,88 @@ def main() -> int:
     return 0
 
 
+def _models() -> dict[str, str]:
+    """The reranking stages whose models are installed, as a line of YAML each."""
+    there = {model.name for model in CATALOGUE}
+    return {
+        name: RERANKER.format(kind=kind, model=model, more=more)
+        for name, (kind, model, more) in RERANKERS.items()
+        if model in there
+    }
+
+
+def _end_to_end(folder: Path, work: Path, only: Sequence[str] | None) -> Iterator[tuple[str, dict[str, float]]]:
+    """Every cascade over an index of the folder's corpus."""
+    configs = {name: parse_config(ALONE.format(name=name)) for name in ("bm25", "dense")}
+    retrieval = RETRIEVAL.format(name="model", depth=RERANKED)
+    configs |= {name: parse_config(retrieval + line) for name, line in _models().items()}
+    configs |= {file.stem: load_config(file) for file in (CONFIGS / "two-stage.yaml", CONFIGS / "default.yaml")}
+    index = _index(folder, work / folder.name)
+    for name, config in _chosen(configs, only):
+        path = work / f"{folder.name}.{name.replace(' ', '-')}.trec"
+        with Cascade(config, index=index) as engine, write_run(path, name) as writer:
+            for ranking in engine.stream(read_queries(folder), top_k=DEPTH):
+                writer.write(ranking.query.query_id, [(hit.doc_id, hit.score) for hit in ranking])
+        yield name, _measured(path, folder / "qrels" / "test.tsv")
+
+
+def _reranking(folder: Path, work: Path, only: Sequence[str] | None) -> Iterator[tuple[str, dict[str, float]]]:
+    """Every reranker over the run that the folder gives, all of its candidates reread."""
+    qrels = folder / "qrels" / "official.trec"
+    given = read_run(folder / GIVEN_RUN)
+    yield "bm25", _measured(folder / GIVEN_RUN, qrels)
+    wanted = {scored.doc_id for found in given.values() for scored in found}
+    documents = {item.document.doc_id: item.document for item in read_corpus(folder) if item.document.doc_id in wanted}
+    configs = {name: parse_config(ALONE.format(name="bm25") + line) for name, line in _models().items()}
+    configs["default"] = load_config(CONFIGS / "default.yaml")
+    for name, config in _chosen(configs, only):
+        path = work / f"{folder.name}.{name.replace(' ', '-')}.trec"
+        with Cascade(config) as engine, write_run(path, name) as writer:
+            for query in read_queries(folder):
+                passages = [documents[scored.doc_id] for scored in given[query.query_id]]
+                ranking = engine.rerank(query, passages, budget_ms=None)
+                writer.write(query.query_id, [(hit.doc_id, hit.score) for hit in ranking])
+        yield name, _measured(path, qrels)
+    if only is None or "dense" in only:
+        yield "dense", _measured(_by_bi_encoder(folder, work, given, documents), qrels)
+
+
+def _by_bi_encoder(
+    folder: Path, work: Path, given: Mapping[str, Sequence[ScoredDoc]], documents: Mapping[str, Document]
+) -> Path:
+    """The given run in the order of the bi-encoder's cosines, as a run file."""
+    config = parse_config(
+        "version: 1\nname: dense\nstages:\n  - {name: dense, kind: dense, model: bundled:bi-encoder, top_k: 100000}\n"
+    )
+    target = work / f"{folder.name}.candidates"
+    if not (target / "CURRENT").exists():
+        index_corpus(config, documents.values(), target)
+    path = work / f"{folder.name}.dense.trec"
+    with Cascade(config, index=Index.open(target)) as engine, write_run(path, "dense") as writer:
+        for query in read_queries(folder):
+            candidates = {scored.doc_id for scored in given[query.query_id]}
+            ranking = engine.search(query, top_k=100_000, budget_ms=None)
+            writer.write(query.query_id, [(hit.doc_id, hit.score) for hit in ranking if hit.doc_id in candidates])
+    return path
+
+
+def _chosen(configs: Mapping[str, CascadeConfig], only: Sequence[str] | None) -> list[tuple[str, CascadeConfig]]:
+    return [(name, config) for name, config in configs.items() if only is None or name in only]
+
+
 def _index(folder: Path, target: Path) -> Index:
     if not (target / "CURRENT").exists():
         print(f"{folder}: indexing", file=sys.stderr)
-        index_corpus(parse_config(EVERYTHING), read_corpus(folder), target)
+        stages = [line for name, line in _models().items() if "untrained" not in name]
+        everything = RETRIEVAL.format(name="everything", depth=200) + "".join(
+            line.replace("name: reranker", f"name: reranker-{number}") for number, line in enumerate(stages)
+        )
+        index_corpus(parse_config(everything), read_corpus(folder), target)
     return Index.open(target)
 
 
-def _measure(config: CascadeConfig, index: Index, folder: Path, work: Path) -> dict[str, float]:
-    path = work / f"{folder.name}.{config.settings.name}.trec"
-    queries = read_queries(folder)
-    with Cascade(config, index=index) as engine, write_run(path, config.settings.name) as writer:
-        for ranking in engine.stream(queries, top_k=DEPTH):
-            writer.write(ranking.query.query_id, [(hit.doc_id, hit.score) for hit in ranking])
-    evaluation = evaluate(ranked(read_run(path)), read_qrels(folder / "qrels" / "test.tsv"), MEASURES)
-    print(f"{folder.name} {config.settings.name}: {evaluation.means['nDCG@10']:.4f}", file=sys.stderr)
-    return dict(evaluation.means)
+def _measured(run: Path, qrels: Path) -> dict[str, float]:
+    return dict(evaluate(ranked(read_run(run)), read_qrels(qrels), MEASURES).means)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -42,7 +43,9 @@ COSTS_FILE = "costs.json"
 class Cascade:
     """A multi-stage ranking engine: retrieves, reranks stage by stage, and answers on time.
 
-    Thread-safe: share one among all threads. Close it, or use it as a context manager, to stop its worker.
+    Thread-safe: share one among all threads. Close it, or use it as a context manager, to stop its worker. While one
+    that has a budget is open, what existed when it was opened is left out of garbage collection (``gc.freeze``): to
+    search the hundreds of thousands of objects behind the models stops every thread for longer than a query may take.
 
     >>> engine = Cascade.from_yaml("configs/default.yaml", index="idx")  # doctest: +SKIP
     >>> engine.search("how to prevent heart attacks?", top_k=10, budget_ms=80)  # doctest: +SKIP
@@ -96,6 +99,9 @@ class Cascade:
         self.costs = CostModel.unknown(self.plan.quantile) if costs is None else CostModel(costs)
         self._executor = Executor(self.costs, workers=workers, max_waiting=self.plan.max_waiting, clock=self._clock)
         self._observers = Observers(observers)
+        if _limited(self.plan):
+            gc.collect()
+            gc.freeze()
 
     @classmethod
     def from_yaml(
@@ -147,6 +153,7 @@ class Cascade:
         """Stops the workers. Queries still waiting are dropped; observers are told of all that ended before."""
         self._executor.close()
         self._observers.close()
+        gc.unfreeze()
 
     def search(self, query: str | Query, top_k: int | None = None, budget_ms: Budget = FROM_CONFIG) -> Ranking:
         """The best documents of the index for a query.
@@ -165,7 +172,7 @@ class Cascade:
         """
         check_top_k(top_k)
         ticket = self._submit(self._need_index(), as_query(query), as_seconds(budget_ms, self.plan.budget_s))
-        return self._finished(ticket).result(top_k)
+        return self._answer(ticket, top_k)
 
     async def asearch(self, query: str | Query, top_k: int | None = None, budget_ms: Budget = FROM_CONFIG) -> Ranking:
         """``search`` for asyncio. Cancelling it drops the query before its next batch."""
@@ -183,7 +190,9 @@ class Cascade:
             raise
         finally:
             self._tell(ticket.run)
-        return ticket.run.result(top_k)
+        ranking = ticket.run.result(top_k)
+        self._executor.answered(ticket.run)
+        return ranking
 
     def search_many(
         self, queries: Iterable[str | Query], top_k: int | None = None, budget_ms: Budget = None
@@ -246,7 +255,7 @@ class Cascade:
         rows = np.arange(len(collection), dtype=np.int32)
         budget_s = as_seconds(budget_ms, self.plan.budget_s)
         ticket = self._submit(cascade, as_query(query), budget_s, Candidates.unscored(rows), entered=entered)
-        return self._finished(ticket).result(len(documents) if top_k is None else top_k)
+        return self._answer(ticket, len(documents) if top_k is None else top_k)
 
     def calibrate(self, progress: Callable[[str, float], None] = lambda stage, share: None) -> CostProfile:
         """Measures thoroughly what the stages cost on this machine and uses it from now on.
@@ -284,10 +293,11 @@ class Cascade:
             health=self._executor.health,
             candidates=candidates,
             entered=entered,
+            finish_s=self._executor.finish_s,
         )
         try:
             if budget_s != math.inf:
-                admit(run, self._executor.queued_s(run.deadline.at), now, self.plan.overload)
+                admit(run, self._executor.queued_s(run.deadline.at), now)
             return self._executor.submit(run)
         except Overloaded as error:
             self._tell(run, error)
@@ -300,6 +310,11 @@ class Cascade:
         finally:
             self._tell(ticket.run)
         return ticket.run
+
+    def _answer(self, ticket: Ticket, top_k: int | None) -> Ranking:
+        ranking = self._finished(ticket).result(top_k)
+        self._executor.answered(ticket.run)
+        return ranking
 
     def _tell(self, run: QueryRun, refused: Overloaded | None = None) -> None:
         """Reports a query that is over, or was refused, to the observers, who hear of it on their own thread."""

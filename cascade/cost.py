@@ -205,6 +205,7 @@ _USUAL_WIDTH = 3.0
 _UNKNOWN_SPREAD = 1.5
 _RELAX = 0.9
 _DOUBT = 0.99
+_PATIENCE = 4
 _ROUNDING = 1e-6
 
 
@@ -222,6 +223,7 @@ class _Tracked:
     cost: Cost
     guessed: bool = False
     level: float = 0.0
+    untried: int = 0
     deviation: float = field(init=False)
     width: float = field(init=False)
     typical_s: float = field(init=False)
@@ -245,6 +247,7 @@ class _Tracked:
 
     def observe(self, ratio: float, seconds: float, quantile: float) -> None:
         """Follows one task, given the logarithm of its real over its fitted seconds."""
+        self.untried = 0
         step = ratio - self.level
         width, deviation = self.width, self.deviation
         exceeded = step > width * deviation + _ROUNDING
@@ -259,7 +262,13 @@ class _Tracked:
         self._update()
 
     def relax(self) -> None:
-        """Moves a prediction a tenth of the way back to the fit of a typical task, and a hundredth below that."""
+        """Moves a prediction a tenth of the way back to the fit of a typical task, and a hundredth below that.
+
+        Not before several queries in a row have not tried: some find little time left because others came first.
+        """
+        self.untried += 1
+        if self.untried <= _PATIENCE:
+            return
         deviation, _ = self._fitted()
         self.level = self.level + math.log(_RELAX) if self.guessed else min(self.level, self.level * _RELAX)
         self.level += math.log(_DOUBT)

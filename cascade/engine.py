@@ -15,6 +15,7 @@ import numpy as np
 
 from cascade import scheduler
 from cascade.clock import Clock, Deadline
+from cascade.combining import combine
 from cascade.cost import CostModel
 from cascade.errors import Cancelled, DeadlineExceeded, StageError
 from cascade.ranking import best_passages, cut, hits, interleave, merge, reorder
@@ -23,10 +24,11 @@ from cascade.retrieval import fuse, retrieve
 from cascade.stagerun import ENCODING, StageRun, Steps
 from cascade.tasks import Health, Healthy, OpenedCascade, OpenedStage, Outcome, Task
 from cascade.trace import Reason, StageTrace, Trace
-from cascade.types import Candidates, Query, Ranking
+from cascade.types import Candidates, Query, Ranking, Rows, Scores
 
 FINISH_S = 0.0005
-"""Seconds kept back at the end of a query to order its results and wake its caller."""
+"""Seconds kept back at the end of a query: half of them, or more where it is known to take longer, to wake its caller
+and make the answer, half so that the last task has ended by then."""
 
 
 class QueryRun:
@@ -36,8 +38,11 @@ class QueryRun:
     ``result``. ``abandon`` ends it from outside at any moment with the best order known then. Safe to use from several
     threads. Its lock is never held while a stage's code runs, so that ``abandon`` never waits for a stage.
 
-    ``served_s`` counts the seconds that it was worked on; ``yield_at`` is set from outside, to make it end early when
-    others wait.
+    ``answer_by`` is when the caller stops waiting, ``work_by`` when the last task has to have ended. ``minimum_s`` are
+    the predicted seconds of an answer worth having, by the first retriever or by every stage (``overload``), of which
+    ``margin_s`` are caution; ``served_s`` those that it was worked on. ``level`` says how far it is: who is behind goes
+    first, so that everybody has an answer before anybody has a better one. ``yield_at`` is set from outside, to make it
+    rerank less when others wait.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class QueryRun:
         health: Health | None = None,
         candidates: Candidates | None = None,
         entered: float | None = None,
+        finish_s: float = FINISH_S / 2,
     ) -> None:
         """Prepares a run; nothing happens yet.
 
@@ -63,6 +69,7 @@ class QueryRun:
             health: which stages to leave out; none by default.
             candidates: start from these and pass the retrievers over.
             entered: when the query came in, if that was before now.
+            finish_s: seconds before the deadline at which the caller has to stop waiting, to have the answer in time.
         """
         self.cascade = cascade
         self.query = query
@@ -75,8 +82,10 @@ class QueryRun:
         self._clock = clock
         self._costs = costs
         self._health = Healthy() if health is None else health
-        self._end = deadline.at - FINISH_S
-        self._waited_s = self._seconds = 0.0
+        self.answer_by = deadline.at - finish_s
+        self.ended_at = math.nan
+        self.work_by = self.answer_by - FINISH_S / 2
+        self._waited_s = 0.0
         self._worked = False
         self._positions = [i for i, stage in enumerate(cascade.stages) if candidates is None or stage.reranks]
         self._minima_s = [self._minimum(cascade.stages[position]) for position in self._positions]
@@ -84,28 +93,23 @@ class QueryRun:
         self._kept: list[Candidates] = []
         self._tails: list[Candidates] = []
         self._retrieved: dict[str, Candidates] = {}
+        self._given: dict[str, tuple[Rows, Scores]] = {}
         self._traces: list[StageTrace] = []
         self._open: list[StageRun] = []
         self._failure: Exception | None = None
         self._overrun = ""
-        self._limit, self._limit_reason = len(self._positions), ""
+        self._short = False
+        needed = self._needed_units()
+        self.minimum_s = sum(map(self._minimum, needed))
+        self.margin_s = sum(map(self._margin, needed))
+        self._ahead = len(cascade.stages) - len(self._positions)
+        self.level = (self._ahead, 0)
         self._lock = threading.Lock()
         self._steps = self._run()
 
-    def minimum_s(self, stages: int | None = None) -> float:
-        """Predicted seconds of the least useful answer by the first ``stages`` stages; by all of them by default."""
-        return sum(self._minima_s[:stages])
-
     def remaining_s(self) -> float:
-        """Predicted seconds of the least that it still has to do; 0 when it is answered."""
-        task, begun = self.pending, len(self._traces)
-        if self.done or task is None:
-            return 0.0
-        return task.predicted_s + sum(self._minima_s[begun + 1 : self._limit])
-
-    def limit_stages(self, stages: int, reason: str) -> None:
-        """Leaves out all but the first ``stages`` stages; to be called before ``start``."""
-        self._limit, self._limit_reason = stages, reason
+        """Seconds that such an answer is still expected to need; less than predicted, for predictions are cautious."""
+        return 0.0 if self.done else max(0.0, self.minimum_s - self.margin_s - self.served_s)
 
     def start(self) -> Task | None:
         """The first task; None when there is nothing to do."""
@@ -184,7 +188,7 @@ class QueryRun:
         return Trace(
             cascade=self.cascade.plan.name,
             budget_s=self.deadline.at - self.entered,
-            seconds=self._seconds if self.done else self._clock.now() - self.entered,
+            seconds=(self.ended_at if self.done else self._clock.now()) - self.entered,
             waited_s=self._waited_s,
             stages=tuple(self._traces),
             costs=self._costs.profile.source,
@@ -197,7 +201,7 @@ class QueryRun:
         best = best_passages(self._ranked, collection, top_k)
         if len(best) < top_k and self._kept:
             best = best_passages(self.order_after(len(self._kept) - 1), collection, top_k)
-        return Ranking(self.query, hits(best, collection, [stage.planned.name for stage in stages]), self.trace)
+        return Ranking(self.query, hits(best, collection, [stage.planned.settings for stage in stages]), self.trace)
 
     # Everything below runs under the lock.
 
@@ -207,6 +211,7 @@ class QueryRun:
         try:
             self.pending = self._steps.send(outcome)
             self._queued_at = self._clock.now()
+            self.level = self._level(self.pending)
         except StopIteration:
             self._finish()
         except Exception as error:  # a fault of the engine belongs to the caller, and must not cost a worker
@@ -214,34 +219,38 @@ class QueryRun:
             self._finish()
         return self.pending
 
+    def _level(self, task: Task) -> tuple[int, int]:
+        """Stages behind it, and retrievers of this one; to fuse what they gave is as urgent as the first."""
+        return self._ahead + len(self._traces), 0 if task.action == "fuse" else len(self._open[0].retrievers)
+
     def _note_waiting(self, until: float, *, started: bool) -> None:
         """Counts the time since the pending task entered the queue."""
         waited_s = max(0.0, until - self._queued_at)
         for run in self._open:
-            run.waited_s += waited_s
+            run.wait(waited_s)
         if not self._worked:
             self._waited_s, self._worked = until - self.entered, started
 
     def _finish(self) -> None:
+        self.ended_at = self._clock.now()
         self.done, self.pending = True, None
-        self._seconds = self._clock.now() - self.entered
         self._steps.close()
 
     def _run(self) -> Steps:
         for number, position in enumerate(self._positions):
             stage = self.cascade.stages[position]
-            if number >= self._limit:
-                self._leave_out(position, "skipped", self._limit_reason)
-            elif blocked := self._health.blocked(stage.planned.name):
+            if blocked := self._health.blocked(stage.planned.name):
                 self._leave_out(position, "failed" if stage.planned.on_error == "fail" else "skipped", blocked)
+            elif self._short and len(self._ranked) == 0:
+                self._leave_out(position, "skipped", "nothing was found in time")
             else:
-                run = self._begin(stage, self._deadline_of(number))
+                run = self._begin(stage, *self._deadline_of(number))
                 if stage.retrievers:
                     yield from self._fuse(run)
                 elif not stage.reranks:
-                    yield from retrieve(run, self.query, self._rows_wanted(stage.planned.top_k))
+                    yield from retrieve(run, self.query, self.cascade.rows_wanted(stage.planned.top_k))
                 else:
-                    yield from rerank(run, self.query)
+                    yield from rerank(run, self.query, self.cascade.rows_wanted(stage.planned.top_k))
                 self._close(run)
             if self._failure is not None or self._overrun:
                 return
@@ -254,31 +263,38 @@ class QueryRun:
             later_s = [self._minimum(other) for other in retrievers[i + 1 :]]
             reserve_s = scheduler.reserve(later_s, fusion.deadline - now - self._minimum(inner))
             deadline = scheduler.stage_deadline(now, fusion.deadline, inner.planned.budget_s, 0.0, reserve_s)
-            run = self._begin(inner, deadline)
+            run = self._begin(inner, deadline, fusion.latest)
             if blocked := self._health.blocked(inner.planned.name):
                 run.end("failed" if inner.planned.on_error == "fail" else "skipped", blocked)
             else:
-                yield from retrieve(run, self.query, self._rows_wanted(inner.planned.top_k))
+                yield from retrieve(run, self.query, self.cascade.rows_wanted(inner.planned.top_k))
             self._close(run)
             if self._failure is not None or self._overrun:
                 return
         if any(trace.scored > 0 for trace in fusion.retrievers):
             yield from fuse(fusion, interleave)
+            if fusion.stage.planned.combined_later and fusion.reason == "complete":  # else not its own
+                self._given[fusion.stage.planned.name] = fusion.found[0]
         if fusion.reason == "complete" and all(trace.scored == 0 for trace in fusion.retrievers):
             fusion.end("failed", "; ".join(f"{trace.name}: {trace.detail}" for trace in fusion.retrievers))
         elif fusion.reason == "complete" and any(trace.reason == "budget" for trace in fusion.retrievers):
             fusion.end("budget", "a retriever was cut short")
 
-    def _deadline_of(self, number: int) -> float:
-        """When the ``number``-th stage of this run has to end, in the clock's seconds."""
+    def _deadline_of(self, number: int) -> tuple[float, float]:
+        """When the ``number``-th stage of this run has to end, and when at the latest if it has to wait.
+
+        The first stage leaves no reserve to those after it: they would have nothing to improve on.
+        """
         now, carried_s = self._clock.now(), 0.0
         if self.cascade.plan.slack == "carry" and number > 0:
             budgets_s = [self.cascade.stages[position].planned.budget_s for position in self._positions[:number]]
-            carried_s = scheduler.carried(budgets_s, [trace.seconds for trace in self._traces])
-        end = min(self._end, self.yield_at)
-        reserve_s = scheduler.reserve(self._minima_s[number + 1 : self._limit], end - now - self._minima_s[number])
-        budget_s = self.cascade.stages[self._positions[number]].planned.budget_s
-        return scheduler.stage_deadline(now, end, budget_s, carried_s, reserve_s)
+            carried_s = scheduler.carried(budgets_s, [trace.seconds - trace.waited_s for trace in self._traces])
+        stage, reserve_s = self.cascade.stages[self._positions[number]], 0.0
+        if stage.reranks:
+            spare_s = self.work_by - now - self._minima_s[number]
+            reserve_s = scheduler.reserve(self._minima_s[number + 1 :], spare_s)
+        deadline = scheduler.stage_deadline(now, self.work_by, stage.planned.budget_s, carried_s, reserve_s)
+        return deadline, self.work_by - reserve_s
 
     def _minimum(self, stage: OpenedStage) -> float:
         """Predicted seconds of the least that a stage can do."""
@@ -286,34 +302,46 @@ class QueryRun:
             return sum(self._minimum(inner) for inner in stage.retrievers)
         encode_s = self._costs.rates(stage.key("encode")).seconds(ENCODING)
         if not stage.reranks:
-            return encode_s + self._costs.typical_s(stage.key("search"))
-        return scheduler.minimum_seconds(encode_s, self._costs.rates(stage.key(stage.scoring)))
+            return encode_s + stage.ranges * self._costs.typical_s(stage.key("search"))
+        return encode_s + scheduler.typical_seconds(self._costs.rates(stage.key(stage.scoring)))
 
-    def _rows_wanted(self, top_k: int) -> int:
-        """Rows to retrieve so that ``top_k`` documents can come of them."""
-        plan, collection = self.cascade.plan, self.cascade.collection
-        wanted = top_k if collection.one_passage_each else top_k * plan.passages.per_document
-        return min(wanted, len(collection))
+    def _needed_units(self) -> list[OpenedStage]:
+        """Whose least makes an answer worth having."""
+        stages = [self.cascade.stages[position] for position in self._positions]
+        if self.cascade.plan.overload == "refuse" or not stages:
+            return stages
+        return [(*stages[0].retrievers, stages[0])[0]]
 
-    def _begin(self, stage: OpenedStage, deadline: float) -> StageRun:
+    def _margin(self, stage: OpenedStage) -> float:
+        """Seconds by which the least that a stage can do is predicted to take more than on average."""
+        if stage.retrievers:
+            return sum(self._margin(inner) for inner in stage.retrievers)
+        encode = stage.key("encode")
+        return self._costs.rates(encode).seconds(ENCODING) - self._costs.typical_s(encode)
+
+    def _begin(self, stage: OpenedStage, deadline: float, latest: float) -> StageRun:
         received, total = self._ranked, len(self._ranked)
         if not stage.reranks:
             received, total = Candidates.empty(), len(self.cascade.collection)
         now = self._clock.now()
-        run = StageRun(stage, received, total, now, deadline, self._clock, self._costs, self._health, self.yield_at)
+        run = StageRun(
+            stage, received, total, now, deadline, latest, self._clock, self._costs, self._health, self.yield_at
+        )
         self._open.append(run)
         return run
 
     def _leave_out(self, position: int, reason: Reason, detail: str) -> None:
         """Passes a stage over: its candidates go on in their order, cut as if it had run."""
         stage = self.cascade.stages[position]
-        run = self._begin(stage, self._clock.now())
+        now = self._clock.now()
+        run = self._begin(stage, now, now)
         run.end("budget" if reason == "skipped" and stage.planned.on_overrun == "fail" else reason, detail)
         self._close(run)
 
     def _close(self, run: StageRun) -> None:
         """Turns what a stage did into the next ranking and its trace."""
         self._open.remove(run)
+        self._short = self._short or run.short
         if self._open:
             self._close_retriever(run, self._open[-1])
         else:
@@ -332,12 +360,14 @@ class QueryRun:
         plan = run.stage.planned
         if plan.on_overrun == "skip" and run.reason in ("budget", "cancelled"):
             run.found.clear()
-        rows, scores = merge(run.found, self._rows_wanted(plan.top_k))
+        rows, scores = merge(run.found, self.cascade.rows_wanted(plan.top_k))
         fusion.found.append((rows, scores))
         fusion.retrievers.append(run.trace(self._clock.now(), len(rows)))
         fusion.planned, fusion.scored = max(fusion.planned, run.planned), max(fusion.scored, run.scored)
         fusion.batches += run.batches
         fusion.predicted_s = run.predicted_s + (0.0 if len(fusion.found) == 1 else fusion.predicted_s)
+        if plan.combined_later:
+            self._given[plan.name] = rows, scores
         self._retrieved[plan.name] = Candidates(rows, scores, np.full(len(rows), -1, np.int16))
 
     def _ranked_by(self, run: StageRun, position: int) -> Candidates:
@@ -345,11 +375,19 @@ class QueryRun:
         plan = run.stage.planned
         if not run.stage.reranks:
             fused = bool(run.stage.retrievers)  # into one list, or abandoned before
-            rows, scores = interleave(run.found) if fused else merge(run.found, self._rows_wanted(plan.top_k))
+            rows, scores = interleave(run.found) if fused else merge(run.found, self.cascade.rows_wanted(plan.top_k))
+            if plan.combined_later and not fused:
+                self._given[plan.name] = rows, scores
             return Candidates(rows, scores, np.full(len(rows), position, np.int16))
         if plan.on_overrun == "skip" and run.reason in ("budget", "cancelled"):
             return run.received
-        return reorder(run.received, run.scores, run.known, position)
+        if plan.combined_later:
+            self._given[plan.name] = run.own
+        if plan.combine is None:
+            return reorder(run.received, run.scores, run.known, position)
+        combined, given = np.zeros(len(run.received)), {**self._given, plan.name: run.own}
+        combined[run.known], run.combined = combine(run.own[0], given, plan.combine)
+        return reorder(run.received, combined, run.known, position, ties=run.scores)
 
     def _fail_if_told_to(self, run: StageRun) -> None:
         """Ends the query where the settings of a stage want no answer without it."""

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeAlias
 
+from cascade import scheduler
 from cascade.clock import Clock, MonotonicClock
 from cascade.cost import CostModel
 from cascade.engine import FINISH_S, QueryRun
@@ -79,8 +80,8 @@ class Ticket:
             raise
 
     def left_s(self) -> float:
-        """Seconds until the caller has to stop waiting: a little after the last task may end."""
-        return self.run.deadline.at - FINISH_S / 2 - self._clock.now()
+        """Seconds until the caller has to stop waiting: a little after the last task may end, in time for an answer."""
+        return self.run.answer_by - self._clock.now()
 
     def expire(self) -> None:
         """Ends the query with what is known; called at its deadline."""
@@ -119,6 +120,7 @@ class Executor:
         self.costs = costs
         self.clock: Clock = MonotonicClock() if clock is None else clock
         self.health = CircuitBreaker(self.clock) if health is None else health
+        self.finish_s = FINISH_S / 2
         self._max_waiting = max_waiting
         self._queue: WorkQueue[Future[None]] = WorkQueue(costs, workers)
         self._condition = threading.Condition()
@@ -151,12 +153,18 @@ class Executor:
                 raise CascadeError("the engine has been closed; make a new one")
             waiting = self._queue.unanswered - sum(worker.task is not None for worker in self._workers)
             if waiting >= self._max_waiting:
-                queued_s = self._queue.demand_s()
+                queued_s = self._queue.demand_s(self.clock.now())
                 raise Overloaded(f"{waiting} queries are waiting, the most allowed; try in {queued_s:.2f} s", queued_s)
             entry = self._queue.enter(run, future)
             run.yield_at = self._queue.share_end(entry, self.clock.now())
         self._put_back(entry, run.start())
         return Ticket(run, future, self.clock, lambda: self._forget(entry))
+
+    def answered(self, run: QueryRun) -> None:
+        """Learns how long an answer was on its way to its caller, who has it now."""
+        if run.deadline.bounded:
+            seen_s = self.clock.now() - min(run.ended_at, run.answer_by)
+            self.finish_s = scheduler.finish_seconds(self.finish_s, seen_s, FINISH_S / 2)
 
     def queued_s(self, deadline: float = math.inf) -> float:
         """Predicted seconds until a query with this deadline would have its turn.
@@ -165,11 +173,7 @@ class Executor:
             deadline: in the clock's seconds; those due later let it pass, once their present task has ended.
         """
         with self._condition:
-            now, queued_s = self.clock.now(), self._queue.demand_s(deadline)
-            for worker in self._workers:
-                if worker.task is not None and worker.entries[0].deadline > deadline:
-                    queued_s += max(0.0, worker.task.predicted_s - (now - worker.began)) / len(self._workers)
-            return queued_s
+            return self._queue.demand_s(self.clock.now(), deadline)
 
     def close(self, drain_s: float = DRAIN_S) -> None:
         """Takes no more queries, waits for those under way, then stops the workers.

@@ -5,6 +5,7 @@ Nothing here imports torch or opens a model.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,15 @@ def load_config(path: str | Path, registry: Registry | None = None) -> CascadeCo
         ConfigError: with everything that is wrong in it.
     """
     path = Path(path)
+    return parse_config(read_yaml(path), source=str(path), folder=path.parent, registry=registry)
+
+
+def read_yaml(path: Path) -> str:
+    """The text of a YAML file.
+
+    Raises:
+        ConfigError: it cannot be read, is too large, or is not UTF-8.
+    """
     source = str(path)
     try:
         with path.open("rb") as file:
@@ -40,11 +50,10 @@ def load_config(path: str | Path, registry: Registry | None = None) -> CascadeCo
     if len(raw) > MAX_BYTES:
         raise ConfigError(source, [too_large()])
     try:
-        text = raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigError(source, [Problem("", f"expected UTF-8, got byte 0x{raw[error.start]:02x}", line)]) from error
-    return parse_config(text, source=source, folder=path.parent, registry=registry)
 
 
 def parse_config(
@@ -108,6 +117,9 @@ class _Check:
         self.roles(built)
         self.names(built)
         self.cuts(built)
+        self.combinations(raw, built)
+        self.early_ends(built)
+        self.probabilities(built)
         if settings is not None:
             self.budgets(built, ("budget_ms",), settings.budget_ms, ("stages",))
         return settings, [entry for entry in built if entry is not None]
@@ -226,9 +238,7 @@ class _Check:
         for i, entry in enumerate(built):
             if entry is None:
                 continue
-            at: Location = ("stages", i)
-            named = [(at, entry), *(((*at, "retrievers", j), inner) for j, inner in enumerate(entry.retrievers))]
-            for where, stage in named:
+            for where, stage in _parts(entry, i):
                 place, name = (*where, "name"), stage.settings.name
                 if self.knows(stage, "name") and name in seen:
                     self.report(place, f"expected a name of its own, got {name!r}, which {seen[name]} has already")
@@ -247,6 +257,74 @@ class _Check:
             if smallest is None or top_k < smallest[0]:
                 smallest = (top_k, entry.settings.name)
 
+    def combinations(self, raw: Sequence[Any], built: Sequence[StageEntry | None]) -> None:
+        """Only rerankers combine scores: their own and those of stages before them."""
+        for i, (stage, entry) in enumerate(zip(raw, built, strict=True)):
+            for where, part in _parts(entry, i):
+                if part.settings.combine is not None and part.role in ("retriever", "fuser"):
+                    got = f"expected none for a {part.role}: only rerankers combine scores; remove it"
+                    self.report((*where, "combine"), got)
+            if isinstance(stage, dict) and isinstance(stage.get("combine"), dict):
+                before = [name for earlier in raw[:i] for name in _names(earlier)]
+                later = [name for other in raw[i + 1 :] for name in _names(other)]
+                self.combination(stage, ("stages", i, "combine"), before, later)
+
+    def combination(self, stage: Mapping[str, Any], where: Location, before: list[str], later: list[str]) -> None:
+        """One stage's weights, as far as their values are weights at all.
+
+        Args:
+            stage: as it is in the file, whatever else is wrong with it.
+            where: the weights are.
+            before: names of the stages before it.
+            later: names of those after it.
+        """
+        weights, own = stage["combine"], stage.get("name")
+        known = [*before, own] if isinstance(own, str) else before
+        for name in weights:
+            if name in known:
+                continue
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected names of: {', '.join(known)}"
+            fault = f"{name!r} comes after this stage" if name in later else f"no stage is called {name!r}"
+            self.report((*where, name), f"{fault}; {hint}")
+        if isinstance(own, str) and own not in weights:
+            self.report(where, f"expected a weight of {own!r} itself, too, got none; 0 leaves its score out")
+        if weights and all(type(weight) in (int, float) and weight == 0 for weight in weights.values()):
+            self.report(where, "expected at least one weight above 0, got none")
+
+    def early_ends(self, built: Sequence[StageEntry | None]) -> None:
+        """Only a stage whose scores stay as they are, whatever else is scored, can tell that the rest do not matter."""
+        for i, entry in enumerate(built):
+            for where, part in _parts(entry, i):
+                if part.settings.adaptive is None:
+                    continue
+                if part.role != "reranker":
+                    fault = f"expected none for a {part.role}: only what scores candidates one by one can stop early"
+                    self.report((*where, "adaptive"), f"{fault}; remove it")
+                elif part.settings.combine is not None:
+                    fault = "expected none beside combine, whose scores move with every candidate more; remove either"
+                    self.report((*where, "adaptive"), fault)
+
+    def probabilities(self, built: Sequence[StageEntry | None]) -> None:
+        """Probabilities are of scores that mean the same for every query, and that an answer can have."""
+        for i, entry in enumerate(built):
+            if entry is None:
+                continue
+            at: Location = ("stages", i)
+            settings = entry.settings
+            if settings.probability is not None and settings.combine is not None:
+                fault = "expected none beside combine, whose scores compare candidates of one query only; remove either"
+                self.report((*at, "probability"), fault)
+            if settings.min_probability is not None and (*at, "probability") not in self.tree.lines:
+                fault = "expected a probability, too, which says what a score is worth, got none"
+                self.report((*at, "min_probability"), f"{fault}; fit one with 'cascade eval --calibrate'")
+            names = ("probability", "min_probability")
+            inner = [(j, name, part.settings) for j, part in enumerate(entry.retrievers) for name in names]
+            for j, name, theirs in inner:
+                if getattr(theirs, name) is not None:
+                    fault = "expected none for a retriever that is fused: answers have the fusion's scores; remove it"
+                    self.report((*at, "retrievers", j, name), fault)
+
     def budgets(
         self, built: Sequence[StageEntry | None], where: Location, whole_ms: float | None, part: Location
     ) -> None:
@@ -260,6 +338,23 @@ class _Check:
             self.report(
                 where, f"expected at least what {render(part)} add up to, {sums} = {total_ms:g}, got {whole_ms:g}"
             )
+
+
+def _parts(entry: StageEntry | None, number: int) -> list[tuple[Location, StageEntry]]:
+    """A stage and the retrievers nested in it, with their places in the file."""
+    if entry is None:
+        return []
+    at: Location = ("stages", number)
+    return [(at, entry), *(((*at, "retrievers", j), inner) for j, inner in enumerate(entry.retrievers))]
+
+
+def _names(raw: Any) -> list[str]:
+    """What a stage in a file and the retrievers nested in it are called, whatever else is wrong with them."""
+    if not isinstance(raw, dict):
+        return []
+    inner, own = raw.get("retrievers"), raw.get("name")
+    names = [name for nested in (inner if isinstance(inner, list) else ()) for name in _names(nested)]
+    return [*names, own] if isinstance(own, str) else names
 
 
 def _granted_ms(entry: StageEntry) -> float | None:

@@ -94,8 +94,8 @@ class LoadedStages:
 def with_budget(cascade: OpenedCascade, budget_s: float) -> OpenedCascade:
     """The cascade under another total budget.
 
-    The stages' own budgets grow and shrink in proportion to the total; ``inf`` lifts all of them. Where the plan
-    states no total, their sum counts as such.
+    The stages' own budgets grow and shrink in proportion to the total, but retrieval does not shrink, since there is
+    no answer without it; ``inf`` lifts all of them. Where the plan states no total, their sum counts as such.
     """
     plan = cascade.plan
     if budget_s == plan.budget_s:
@@ -110,7 +110,7 @@ def with_budget(cascade: OpenedCascade, budget_s: float) -> OpenedCascade:
 def _scaled(cascade: OpenedCascade, budget_s: float, factor: float) -> OpenedCascade:
     def scaled(stage: OpenedStage) -> OpenedStage:
         inner = tuple(scaled(retriever) for retriever in stage.retrievers)
-        own_s = _times(stage.planned.budget_s, factor)
+        own_s = _times(stage.planned.budget_s, factor if stage.reranks else max(1.0, factor))
         planned = dataclasses.replace(stage.planned, budget_s=own_s, retrievers=tuple(part.planned for part in inner))
         return dataclasses.replace(stage, planned=planned, retrievers=inner)
 

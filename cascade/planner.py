@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from cascade.schema import CascadeConfig, Overload, PassageSettings, Slack, StageEntry
@@ -30,6 +30,9 @@ class PlannedStage:
         on_error: what to do when it raises.
         cost_key: identifies everything that decides what its work costs on a given machine.
         retrievers: of a fuser, what it fuses.
+        combine: weights by name of the stages whose scores make up its own; None to take its own as they are.
+        combined_later: whether a later stage combines its scores with others.
+        adaptive: how sure to be that nothing left enters the ``top_k``, to stop before all is scored; None for never.
     """
 
     name: str
@@ -42,6 +45,9 @@ class PlannedStage:
     on_error: OnError
     cost_key: str
     retrievers: tuple[PlannedStage, ...] = ()
+    combine: Mapping[str, float] | None = None
+    combined_later: bool = False
+    adaptive: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,7 @@ class Plan:
 def plan(config: CascadeConfig) -> Plan:
     """The plan of a configuration."""
     top = config.settings
+    combined = {name for entry in config.stages for name in entry.settings.combine or () if name != entry.settings.name}
     return Plan(
         name=top.name,
         budget_s=_seconds(top.budget_ms),
@@ -86,11 +93,11 @@ def plan(config: CascadeConfig) -> Plan:
         overload=top.overload,
         max_waiting=top.max_waiting,
         passages=top.passages,
-        stages=tuple(_planned(entry, top.on_overrun) for entry in config.stages),
+        stages=tuple(_planned(entry, top.on_overrun, combined) for entry in config.stages),
     )
 
 
-def _planned(entry: StageEntry, on_overrun: OnOverrun) -> PlannedStage:
+def _planned(entry: StageEntry, on_overrun: OnOverrun, combined: Collection[str]) -> PlannedStage:
     settings = entry.settings
     own = settings.on_overrun
     return PlannedStage(
@@ -103,7 +110,10 @@ def _planned(entry: StageEntry, on_overrun: OnOverrun) -> PlannedStage:
         on_overrun=on_overrun if own is None else own,
         on_error=settings.on_error,
         cost_key=_cost_key(settings),
-        retrievers=tuple(_planned(inner, on_overrun) for inner in entry.retrievers),
+        retrievers=tuple(_planned(inner, on_overrun, combined) for inner in entry.retrievers),
+        combine=settings.combine,
+        combined_later=settings.name in combined,
+        adaptive=settings.adaptive,
     )
 
 

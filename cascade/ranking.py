@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from cascade.index import Collection
+from cascade.stage import StageSettings
 from cascade.types import Candidates, Hit, Rows, Scores
 
 
@@ -64,23 +65,31 @@ def interleave(found: Sequence[tuple[Rows, Scores]]) -> tuple[Rows, Scores]:
     return rows[first], scores[first]
 
 
-def reorder(candidates: Candidates, scores: Scores, known: npt.NDArray[np.bool_], stage: int) -> Candidates:
+def reorder(
+    candidates: Candidates,
+    scores: npt.NDArray[np.floating[Any]],
+    known: npt.NDArray[np.bool_],
+    stage: int,
+    ties: Scores | None = None,
+) -> Candidates:
     """Candidates with a new score first, by that score; the others after them in the order they had.
 
     Args:
         candidates: n candidates in rank order.
-        scores: float32 [n], the new scores; ignored where not known.
+        scores: floats [n], the new scores; ignored where not known.
         known: bool [n], which candidates have one.
         stage: position of the stage that gave them.
-
-    Ties keep the earlier order.
+        ties: float32 [n], what decides between equal scores; then, or without, the earlier order does.
     """
     scored = known.nonzero()[0]
     if len(scored) == 0:
         return candidates
     everything = len(scored) == len(candidates)
-    best_first = (-scores).argsort(kind="stable") if everything else scored[(-scores[scored]).argsort(kind="stable")]
-    first = Candidates(candidates.rows[best_first], scores[best_first], np.full(len(scored), stage, np.int16))
+    new = scores if everything else scores[scored]
+    best_first = (-new).argsort(kind="stable") if ties is None else np.lexsort((-ties[scored], -new))
+    new = new[best_first].astype(np.float32, copy=False)
+    best_first = best_first if everything else scored[best_first]
+    first = Candidates(candidates.rows[best_first], new, np.full(len(scored), stage, np.int16))
     return first if everything else Candidates.concatenate(first, candidates[~known])
 
 
@@ -114,26 +123,48 @@ def best_passages(candidates: Candidates, documents: DocumentRows, top_k: int | 
     return candidates if top_k is None else candidates[:top_k]
 
 
-def hits(best: Candidates, collection: Collection, stages: Sequence[str]) -> tuple[Hit, ...]:
-    """The documents of an answer.
+def hits(best: Candidates, collection: Collection, stages: Sequence[StageSettings]) -> tuple[Hit, ...]:
+    """The documents of an answer, without those that the stage which last scored them holds too improbable.
 
     Args:
         best: one passage of each document, best first.
         collection: what they come from.
-        stages: names of the cascade's stages.
+        stages: settings of the cascade's stages.
     """
+    chances: list[float | None] = [None] * len(best)
+    if any(stage.probability is not None for stage in stages):
+        best, chances = _probable(best, stages)
     columns = zip(
-        collection.doc_ids(best.rows), best.rows.tolist(), best.scores.tolist(), best.stages.tolist(), strict=True
+        collection.doc_ids(best.rows),
+        best.rows.tolist(),
+        best.scores.tolist(),
+        best.stages.tolist(),
+        chances,
+        strict=True,
     )
     return tuple(
         Hit(
             rank=rank,
             doc_id=doc_id,
             score=score,
-            stage=stages[stage] if stage >= 0 else "",
+            stage=stages[stage].name if stage >= 0 else "",
             text=collection.passage_text(row),
             title=collection.title(row),
             metadata=collection.metadata(row),
+            probability=chance,
         )
-        for rank, (doc_id, row, score, stage) in enumerate(columns, start=1)
+        for rank, (doc_id, row, score, stage, chance) in enumerate(columns, start=1)
     )
+
+
+def _probable(best: Candidates, stages: Sequence[StageSettings]) -> tuple[Candidates, list[float | None]]:
+    """The candidates that are probable enough, and how probable they are; None where that is not known."""
+    chances, keep = np.full(len(best), np.nan), np.ones(len(best), np.bool_)
+    for number, stage in enumerate(stages):
+        if stage.probability is None:
+            continue
+        own = best.stages == number
+        chances[own] = stage.probability(best.scores[own].astype(np.float64))
+        if stage.min_probability is not None:
+            keep &= ~(own & (chances < stage.min_probability))
+    return best[keep], [None if np.isnan(chance) else chance for chance in chances[keep].tolist()]

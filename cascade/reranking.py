@@ -20,11 +20,16 @@ FRUITLESS = 4
 """Plans in a row of which not one batch could start, after which a stage gives up."""
 
 
-def rerank(run: StageRun, query: Query) -> Steps:
-    """Scores a reranker's candidates batch by batch, best first, until they or the time end.
+def rerank(run: StageRun, query: Query, wanted: int) -> Steps:
+    """Scores a reranker's candidates batch by batch, best first, until they or the time end, or the rest cannot matter.
 
     How many are planned for is what fits at the quantile; when they took less, the rest of the time goes to more.
     Fills ``run.scores`` and ``run.known``.
+
+    Args:
+        run: the stage's part in the query.
+        query: the question.
+        wanted: candidates that are passed on.
     """
     reranker = run.stage.opened
     assert isinstance(reranker, Reranker | ListwiseReranker)
@@ -36,9 +41,9 @@ def rerank(run: StageRun, query: Query) -> Steps:
         return
     encoded, lengths = outcome.value
     plan, task_of = _planner(run, reranker, lengths), _tasks(run, reranker, encoded)
-    todo, fruitless = np.arange(len(rows)), 0
-    while len(todo) > 0 and fruitless < FRUITLESS:
-        groups = plan(todo)
+    adaptive, todo, fruitless = run.stage.planned.adaptive, np.arange(len(rows)), 0
+    while fruitless < FRUITLESS:
+        groups = plan(todo, run.left_s)
         if len(todo) == len(rows) and not _worth_starting(run, groups):
             return
         if not groups:
@@ -52,15 +57,18 @@ def rerank(run: StageRun, query: Query) -> Steps:
             if not _keep(run, group, outcome):
                 return
             done += 1
+            if run.scored + run.quarantined == run.total:
+                return
+            if adaptive is not None and scheduler.adaptive_stop(run.scores, run.known, wanted, adaptive):
+                rates, left = run.costs.rates(run.key), plan(_without(todo, groups[:done]), math.inf)
+                run.saturate(sum(rates.seconds(group.work) for group in left))
+                return
         todo = _without(todo, groups[:done])
         fruitless = 0 if done else fruitless + 1
-    if len(todo) > 0:
-        run.out_of_time(f"{run.scored} of {run.total} candidates scored")
+    run.out_of_time(f"{run.scored} of {run.total} candidates scored")
 
 
 def _without(todo: npt.NDArray[np.int64], groups: Sequence[scheduler.Group]) -> npt.NDArray[np.int64]:
-    if sum(len(group.positions) for group in groups) == len(todo):
-        return todo[:0]
     left = np.zeros(int(todo[-1]) + 1, np.bool_)
     left[todo] = True
     for group in groups:
@@ -91,14 +99,14 @@ def _encode_pairs(
 
 def _planner(
     run: StageRun, reranker: Reranker | ListwiseReranker, lengths: npt.NDArray[np.int32]
-) -> Callable[[npt.NDArray[np.int64]], list[scheduler.Group]]:
-    """What turns the candidates still to be scored into batches that fit into the time left."""
+) -> Callable[[npt.NDArray[np.int64], float], list[scheduler.Group]]:
+    """What turns the candidates still to be scored into batches that fit into as many seconds."""
     stage_s = run.left_s
     shortest = max(1.0, float(np.minimum.reduce(lengths)))
     whole = scheduler.by_length(lengths, run.costs.rates(run.key))
 
-    def plan(todo: npt.NDArray[np.int64]) -> list[scheduler.Group]:
-        left_s, rates = run.left_s, run.costs.rates(run.key)
+    def plan(todo: npt.NDArray[np.int64], left_s: float) -> list[scheduler.Group]:
+        rates = run.costs.rates(run.key)
         if left_s < rates.seconds(Work(1.0, shortest, shortest * shortest)) - scheduler.ROUNDING_S or left_s <= 0:
             return []
         if left_s < math.inf and not run.costs.knows(run.key):

@@ -26,6 +26,15 @@ FINEST = 8
 PADDING = (0.045, 0.095, 0.207, 0.5)
 """For 8, 4, 2 and 1 buckets to a doubling of length: the share that padding adds on average, (2^(1/b) - 1) / 2."""
 _GRID = (np.log2(np.maximum(np.arange(8192), 1)) * FINEST).astype(np.int16)
+LEAST_FITTED = 30
+"""Scores of a query below which nothing is fitted to them."""
+MOST_FREEDOM = 10
+"""Most degrees of freedom of what is fitted to scores, so that far outliers stay thinkable: real errors have them, and
+a query that is asked after every batch meets the one moment at which its scores mislead."""
+FORGET = 0.001
+"""How soon a long way of an answer to its caller is forgotten, as a share for each query."""
+LONGEST_FINISH_S = 0.005
+"""Most that is kept back for that way."""
 TYPICAL_TOKENS = 128.0
 """Length of a candidate that nothing is known of."""
 _TYPICAL = Work(1.0, TYPICAL_TOKENS, TYPICAL_TOKENS * TYPICAL_TOKENS)
@@ -280,9 +289,62 @@ def may_start(now: float, predicted_s: float, deadline: float) -> bool:
     return now < deadline and now + predicted_s <= deadline + ROUNDING_S
 
 
-def minimum_seconds(encode_s: float, rates: Rates) -> float:
-    """What a stage needs at least to be of any use: to encode the query and score one typical candidate."""
-    return encode_s + rates.seconds(_TYPICAL)
+def typical_seconds(rates: Rates) -> float:
+    """What a stage needs at least to be of any use, once the query is encoded: to score one typical candidate."""
+    return rates.seconds(_TYPICAL)
+
+
+def adaptive_stop(scores: npt.NDArray[np.float32], known: npt.NDArray[np.bool_], top_k: int, confidence: float) -> bool:
+    """Whether no candidate still to be scored enters the best ``top_k``, with at least this confidence.
+
+    A new score is taken to be ``a + b * log(rank) + e`` with ``e`` normal; a, b and the variance are fitted to what
+    this very query has scored so far. The chances of the others to beat the ``top_k``-th best, each by its predictive
+    distribution (Draper and Smith 1998, section 3.1), add up to a bound on the chance that any of them does (Boole).
+    They are Student's with two degrees of freedom less than there are scores, or ``MOST_FREEDOM``, by Wallace's normal
+    approximation (1959, Annals of Mathematical Statistics 30, 1124-1130).
+
+    Args:
+        scores: float32 [n], new scores in the earlier order; ignored where not known.
+        known: bool [n], which candidates have one.
+        top_k: candidates that are passed on.
+        confidence: between 0 and 1; 1 never stops.
+    """
+    done = int(np.count_nonzero(known))
+    if done == len(known):
+        return True
+    if done < max(LEAST_FITTED, top_k + 1):
+        return False
+    log_rank = np.log(np.arange(1.0, len(known) + 1))
+    seen, y = log_rank[known], scores[known].astype(np.float64)
+    centred = seen - seen.mean()
+    squares = float(centred @ centred)
+    slope = min(0.0, float(centred @ y) / squares)  # a stage that turns the order round is not believed
+    residuals = y - y.mean() - slope * centred
+    variance = float(residuals @ residuals) / (done - 2)
+    ahead = log_rank[~known] - seen.mean()
+    threshold = float(np.partition(y, done - top_k)[done - top_k])
+    deviations = np.sqrt(variance * (1 + 1 / done + ahead * ahead / squares)) + math.ulp(abs(threshold))
+    t, freedom = (threshold - y.mean() - slope * ahead) / deviations, min(done - 2, MOST_FREEDOM)
+    z = np.copysign(np.sqrt(freedom * np.log1p(t * t / freedom)), t) * (8 * freedom + 1) / (8 * freedom + 3)
+    return sum(0.5 * math.erfc(value / math.sqrt(2)) for value in z.tolist()) <= 1 - confidence
+
+
+def finish_seconds(known_s: float, seen_s: float, least_s: float) -> float:
+    """What to keep back for handing over an answer: about the worst of the last thousand.
+
+    One long pause of the machine counts for little, since it at most doubles what is kept.
+
+    Args:
+        known_s: what has been kept back so far.
+        seen_s: what the latest answer took from the moment when it was there, or its time was up, to its caller.
+        least_s: least to keep back.
+
+    >>> finish_seconds(0.001, 0.0015, 0.00025), finish_seconds(0.001, 1.0, 0.00025)
+    (0.0015, 0.002)
+    """
+    if seen_s > known_s:
+        return min(seen_s, 2 * known_s, LONGEST_FINISH_S)
+    return max(least_s, known_s - FORGET * (known_s - seen_s))
 
 
 def admits(now: float, deadline: float, queued_s: float, minimum_s: float) -> bool:

@@ -104,6 +104,10 @@ def json_schema(registry: Registry) -> dict[str, Any]:
         own = kind.settings.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}")
         definitions.update({f"{name}.{inner}": schema for inner, schema in own.pop("$defs", {}).items()})
         own["properties"]["kind"] = {"const": name, "description": own["properties"]["kind"].get("description", "")}
+        if kind.role in ("retriever", "fuser"):  # they come first, so that there is nothing to combine with
+            del own["properties"]["combine"]
+        if kind.role in ("retriever", "fuser", "listwise"):
+            del own["properties"]["adaptive"]
         if kind.role == "fuser":
             own["properties"]["retrievers"] = {
                 "type": "array",

@@ -20,7 +20,7 @@ import numpy as np
 
 from cascade.clock import Deadline, VirtualClock
 from cascade.cost import CostModel, Rates
-from cascade.engine import FINISH_S, QueryRun
+from cascade.engine import QueryRun
 from cascade.errors import CascadeError, Overloaded
 from cascade.scheduler import ROUNDING_S
 from cascade.stage import Work
@@ -203,14 +203,14 @@ class Simulator:
         )
         if self._admission and deadline.bounded:
             try:
-                admit(run, self._queue.demand_s(deadline.at), now, self._cascade.plan.overload)
+                admit(run, self._queue.demand_s(now, deadline.at), now)
             except Overloaded as error:
                 self._answered.append(Record(arrival, now, run, str(error)))
                 return
         entry = self._queue.enter(run, arrival)
         run.yield_at = self._queue.share_end(entry, now)
         if deadline.bounded:
-            self._at(deadline.at - FINISH_S / 2, lambda: self._end(entry, "budget"))
+            self._at(run.answer_by, lambda: self._end(entry, "budget"))
         cancelled_s = self._cancels(arrival)
         if cancelled_s is not None:
             self._at(arrival.at_s + cancelled_s, lambda: self._end(entry, "cancelled"))

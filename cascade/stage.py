@@ -18,12 +18,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Annotated, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
+from cascade.calibrating import Probability, Share
 from cascade.types import Query, Rows, Scores, TokenIds
 
 Role: TypeAlias = Literal["retriever", "reranker", "listwise", "fuser"]
@@ -32,6 +33,8 @@ OnError: TypeAlias = Literal["degrade", "fail"]
 
 Encoded: TypeAlias = Any
 """A query in a stage's own form; opaque to the engine, which makes it once per stage and query."""
+
+Weight: TypeAlias = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 
 STAGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
@@ -51,6 +54,18 @@ class StageSettings(BaseModel):
     budget_ms: float | None = Field(None, gt=0, description="milliseconds this stage may take")
     on_overrun: OnOverrun | None = Field(None, description="what to do when the budget ends; default: the cascade's")
     on_error: OnError = Field("degrade", description="degrade: keep the earlier order; fail: raise StageError")
+    combine: dict[str, Weight] | None = Field(
+        None, description="of a reranker: weights by stage of what makes up its score, its own and earlier ones"
+    )
+    adaptive: float | None = Field(
+        None, gt=0, lt=1, description="of a reranker: how sure to be that nothing left enters its top_k, to stop early"
+    )
+    probability: Probability | None = Field(
+        None, description="from scores to probabilities of relevance, as 'cascade eval --calibrate' fits it"
+    )
+    min_probability: Share | None = Field(
+        None, description="leave out of the answer what this stage scored last and holds less probable"
+    )
 
     def index_settings(self) -> dict[str, Any]:
         """The fields that shape the stage's part of an index, by name."""

@@ -39,11 +39,14 @@ class StageRun:
         received: the candidates it was given, best first.
         total: how many it could score; for a retriever, rows in the collection.
         began: when it began.
-        deadline: when it has to end; inf for never.
+        deadline: when it has to end; inf for never. Its own budget is not charged for the time that it waits, so this
+            moves on then.
+        latest: when it has to end however long it waits.
         clock: time.
         costs: predicts what work takes.
         health: told how the stage does.
-        yield_at: until when it may work before other queries have their turn; inf when there are none.
+        yield_at: until when it may rerank before other queries have their turn; inf when there are none.
+        short: whether it ran out of time.
         scoring: the action that does its main work.
         key: what the cost of that is filed under.
     """
@@ -53,6 +56,7 @@ class StageRun:
     total: int
     began: float
     deadline: float
+    latest: float
     clock: Clock
     costs: CostModel
     health: Health
@@ -61,10 +65,13 @@ class StageRun:
     scored: int = 0
     batches: int = 0
     quarantined: int = 0
+    short: bool = False
     predicted_s: float = math.nan
+    saved_s: float = 0.0
     waited_s: float = 0.0
     reason: Reason = "complete"
     detail: str = ""
+    combined: tuple[str, ...] = ()
     scoring: Action = field(init=False)
     key: str = field(init=False)
     scores: Scores = field(init=False)
@@ -81,21 +88,39 @@ class StageRun:
     @property
     def end_at(self) -> float:
         """When it has to end, as things stand."""
-        return self.deadline if self.deadline <= self.yield_at else self.yield_at
+        if self.yield_at < self.deadline and self.stage.reranks:
+            return self.yield_at
+        return self.deadline
 
     @property
     def left_s(self) -> float:
         """Seconds until then."""
         return self.end_at - self.clock.now()
 
+    @property
+    def own(self) -> tuple[Rows, Scores]:
+        """The candidates that a reranker has scored, int32 [m], and its scores, float32 [m]."""
+        return self.received.rows[self.known], self.scores[self.known]
+
+    def wait(self, seconds: float) -> None:
+        """Notes time in the queue."""
+        self.waited_s += seconds
+        self.deadline = min(self.deadline + seconds, self.latest)
+
     def end(self, reason: Reason, detail: str = "") -> None:
         """Notes why it ended."""
         self.reason, self.detail = reason, detail
 
+    def saturate(self, saved_s: float) -> None:
+        """Notes that what is left would change nothing, and the seconds that it was predicted to take."""
+        self.saved_s = saved_s
+        self.end("saturated")
+
     def out_of_time(self, detail: str) -> None:
         """Notes that its time ended, or never sufficed for anything."""
-        if self.yield_at < self.deadline:
+        if self.end_at < self.deadline:
             detail += "; other queries were waiting"
+        self.short = True
         nothing = self.batches == 0 and self.stage.planned.on_overrun != "fail"
         self.end("skipped" if nothing else "budget", detail)
         if self.batches == 0 and self.left_s > 0:
@@ -125,12 +150,19 @@ class StageRun:
         """A task of this stage."""
         key = self.key if action == self.scoring else self.stage.key(action)
         predicted_s = self.costs.rates(key).seconds(work)
-        return Task(self.stage, action, key, call, work, predicted_s, self.deadline, batch)
+        return Task(self.stage, action, key, call, work, predicted_s, self.latest, batch)
 
-    def may_start(self, task: Task) -> bool:
-        """Whether the task would end in time."""
+    def may_start(self, task: Task, then_s: float = 0.0) -> bool:
+        """Whether the task would end in time, and leave as many seconds as are to follow."""
         end = self.end_at
-        return end == math.inf or scheduler.may_start(self.clock.now(), task.predicted_s, end)
+        return end == math.inf or scheduler.may_start(self.clock.now(), task.predicted_s + then_s, end)
+
+    @property
+    def least_s(self) -> float:
+        """Seconds of the least that has to follow the query-side work for that to be of any use."""
+        if self.stage.reranks:
+            return scheduler.typical_seconds(self.costs.rates(self.key))
+        return self.costs.typical_s(self.key)
 
     def trace(self, now: float, passed: int) -> StageTrace:
         """Its part of the trace.
@@ -154,8 +186,10 @@ class StageRun:
             budget_s=budget_s,
             slack_s=max(0.0, budget_s - seconds),
             reason=self.reason,
+            saved_s=self.saved_s,
             detail=self.detail,
             quarantined=self.quarantined,
+            combined=self.combined,
             retrievers=tuple(self.retrievers),
         )
 
@@ -164,7 +198,7 @@ def encode(run: StageRun, call: Callable[[], Any]) -> Generator[Task, Outcome | 
     """The query-side work of a stage; None after noting why it could not be done."""
     task = run.task("encode", call, ENCODING)
     outcome = None
-    if run.may_start(task):
+    if run.may_start(task, run.least_s):
         outcome = yield task
     if outcome is None:
         run.out_of_time("no time to encode the query")

@@ -23,6 +23,7 @@ class OpenedStage:
         cost_key: identifies what its work costs.
         retrievers: of a fuser, what it fuses.
         scoring: the action that does its main work.
+        ranges: of a retriever, in how many parts it searches the collection.
     """
 
     planned: PlannedStage
@@ -30,9 +31,11 @@ class OpenedStage:
     cost_key: str
     retrievers: tuple[OpenedStage, ...] = ()
     scoring: Action = field(init=False)
+    ranges: int = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scoring", _scoring(self.opened))
+        object.__setattr__(self, "ranges", len(self.opened.ranges()) if isinstance(self.opened, Retriever) else 0)
 
     def key(self, action: Action) -> str:
         """What the cost of an action is filed under."""
@@ -65,6 +68,11 @@ class OpenedCascade:
     plan: Plan
     collection: Collection
     stages: tuple[OpenedStage, ...]
+
+    def rows_wanted(self, top_k: int) -> int:
+        """Rows that ``top_k`` documents can come of."""
+        wanted = top_k if self.collection.one_passage_each else top_k * self.plan.passages.per_document
+        return min(wanted, len(self.collection))
 
 
 class Health(Protocol):
@@ -109,7 +117,7 @@ class Task(NamedTuple):
         call: does it.
         work: how much it is.
         predicted_s: seconds at the plan's quantile; 0 when nothing is known.
-        deadline: when its stage has to end, in the clock's seconds.
+        deadline: when its stage has to end at the latest, in the clock's seconds.
         batch: of a ``score`` task, the pairs, so that tasks of several queries can be scored in one call.
     """
 

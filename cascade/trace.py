@@ -40,6 +40,7 @@ class StageTrace:
         reason: why it ended.
         detail: what went wrong, or why it was skipped; empty otherwise.
         quarantined: scores that were not finite and were thrown away.
+        combined: names of the stages whose scores made up its own; empty where it took its own as they were.
         retrievers: of a fusion stage, the traces of its retrievers.
     """
 
@@ -59,6 +60,7 @@ class StageTrace:
     saved_s: float = 0.0
     detail: str = ""
     quarantined: int = 0
+    combined: tuple[str, ...] = ()
     retrievers: tuple[StageTrace, ...] = ()
 
     @property
@@ -135,6 +137,7 @@ def _stage_dict(stage: StageTrace) -> dict[str, Any]:
         "reason": stage.reason,
         "detail": stage.detail,
         "quarantined": stage.quarantined,
+        "combined": list(stage.combined),
         "retrievers": [_stage_dict(part) for part in stage.retrievers],
     }
 

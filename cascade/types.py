@@ -74,8 +74,8 @@ class Candidates:
 
     Args:
         rows: int32 [n], each at most once.
-        scores: float32 [n], raw scores of the stage that last scored each row. Only scores of one stage are
-            comparable with each other; the order of the arrays, not the scores, is the ranking.
+        scores: float32 [n], scores of the stage that last scored each row: raw, or what it combined them to. Only
+            scores of one stage are comparable with each other; the order of the arrays, not the scores, is the ranking.
         stages: int16 [n], position in the plan of the stage that last scored each row; -1 for none.
     """
 
@@ -123,11 +123,12 @@ class Hit:
     Args:
         rank: from 1.
         doc_id: the document.
-        score: raw score of the stage that last scored it; compare only hits of one stage.
+        score: by the stage that last scored it: raw, or what it combined to; compare only hits of one stage.
         stage: name of that stage; empty where none scored it.
         text: its best passage.
         title: its title, or empty.
         metadata: the further fields of the corpus.
+        probability: that it is relevant; None unless the stage's settings say how to tell.
     """
 
     rank: int
@@ -137,6 +138,7 @@ class Hit:
     text: str
     title: str = ""
     metadata: Mapping[str, Any] = field(default_factory=_no_metadata, repr=False)
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

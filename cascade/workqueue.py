@@ -12,16 +12,15 @@ import logging
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from cascade import scheduler
 from cascade.cost import CostModel
-from cascade.engine import FINISH_S, QueryRun
+from cascade.engine import QueryRun
 from cascade.errors import Overloaded
-from cascade.schema import Overload
 from cascade.stage import Batch, Encoded, Reranker, Work
 from cascade.tasks import Health, Outcome, Task
 
@@ -42,16 +41,25 @@ class Waiting(Generic[T]):
         deadline: when it is due; inf for never.
         number: in order of arrival.
         token: whatever the driver keeps with it.
+        busy_until: when the task that it is in is predicted to end; in the past when it waits.
     """
 
     run: QueryRun
     deadline: float
     number: int
     token: T
+    busy_until: float = -math.inf
+
+
+_Item: TypeAlias = tuple[tuple[int, int], float, int, Waiting[T]]
+"""Level, deadline, number: what a queue is ordered by."""
 
 
 class WorkQueue(Generic[T]):
     """Queries between two tasks, those with work for the same model in one lane.
+
+    Earlier stages go first, and of one stage the earliest deadline: everybody has an answer before anybody has a better
+    one, so that too much work costs depth in the last stages first.
 
     Args:
         costs: predicts what merged batches take.
@@ -62,7 +70,7 @@ class WorkQueue(Generic[T]):
         self._costs = costs
         self._servers = servers
         self._numbers = itertools.count()
-        self._lanes: dict[Hashable, list[tuple[float, int, Waiting[T]]]] = {}
+        self._lanes: dict[Hashable, list[_Item[T]]] = {}
         self._live: list[tuple[float, int, Waiting[T]]] = []
 
     def __len__(self) -> int:
@@ -87,10 +95,14 @@ class WorkQueue(Generic[T]):
             del self._live[position]
 
     def push(self, entry: Waiting[T]) -> None:
-        """Puts in a query that has a pending task, behind those that are due at the same time."""
+        """Puts in a query that has a pending task, behind those that are due at the same time.
+
+        Earlier stages come first: everybody has an answer before anybody has a better one.
+        """
         task = entry.run.pending
         lane = None if task is None or task.batch is None else id(task.stage.opened)
-        heapq.heappush(self._lanes.setdefault(lane, []), (entry.deadline, next(self._numbers), entry))
+        heapq.heappush(self._lanes.setdefault(lane, []), (entry.run.level, entry.deadline, next(self._numbers), entry))
+        entry.busy_until = -math.inf
 
     def take(self, now: float) -> list[Waiting[T]]:
         """The most urgent query, with those whose batches go into one call with its own and leave everybody in time.
@@ -99,24 +111,25 @@ class WorkQueue(Generic[T]):
         """
         while lanes := [lane for lane in self._lanes.values() if lane]:
             lane = min(lanes)
-            entry = heapq.heappop(lane)[2]
+            entry = heapq.heappop(lane)[3]
             task = entry.run.pending
             if task is None:  # answered in the meantime: expired or withdrawn
                 self.leave(entry)
                 continue
+            entry.busy_until = now + task.predicted_s
             if late(task, now) or task.batch is None:
                 return [entry]
             return [entry, *self._companions(lane, task, now)]
         return []
 
-    def _companions(self, lane: list[tuple[float, int, Waiting[T]]], task: Task, now: float) -> list[Waiting[T]]:
+    def _companions(self, lane: list[_Item[T]], task: Task, now: float) -> list[Waiting[T]]:
         reranker = task.stage.opened
         assert isinstance(reranker, Reranker)
         rates = self._costs.rates(task.cost_key)
         work, earliest = task.work, task.deadline
         taken: list[Waiting[T]] = []
         while lane:
-            other = lane[0][2]
+            other = lane[0][3]
             next_task = other.run.pending
             if next_task is None:
                 heapq.heappop(lane)
@@ -140,16 +153,23 @@ class WorkQueue(Generic[T]):
         crowd = self._live[:CROWD]
         deadlines, served_s = [item[0] for item in crowd], [item[2].run.served_s for item in crowd]
         end = scheduler.share_end(now, deadlines, served_s, position, self._servers)
-        return math.inf if end >= entry.deadline else max(end, now + entry.run.remaining_s())
+        return math.inf if end >= entry.deadline else end
 
-    def demand_s(self, deadline: float = math.inf) -> float:
-        """Predicted seconds until a worker is free for a query with this deadline.
+    def demand_s(self, now: float, deadline: float = math.inf) -> float:
+        """Seconds until a worker is free for a query with this deadline that is not answered yet, a little cautiously.
 
-        Counts the least that each query due by then still has to do, not all that it would do with time to spare:
-        queries share the time, and what is optional gives way.
+        Counts the tasks under way, and what each query due by then still needs for an answer; what would make their
+        answers better gives way. The queries err independently of each other, so that their margins add up as
+        deviations do: the root of the sum of squares.
         """
-        end = bisect.bisect_right(self._live, deadline, key=_deadline)
-        return sum(entry.run.remaining_s() for _, _, entry in self._live[:end]) / self._servers
+        demand_s, squares = 0.0, 0.0
+        for due, _, entry in self._live:
+            if entry.busy_until > now:
+                demand_s += entry.busy_until - now
+            elif due <= deadline:
+                demand_s += entry.run.remaining_s()
+                squares += entry.run.margin_s**2
+        return (demand_s + math.sqrt(squares)) / self._servers
 
     def clear(self) -> list[Waiting[T]]:
         """Takes out every query, whether it waits or not."""
@@ -159,32 +179,21 @@ class WorkQueue(Generic[T]):
         return entries
 
 
-def _deadline(item: tuple[float, int, Any]) -> float:
-    return item[0]
-
-
-def admit(run: QueryRun, queued_s: float, now: float, overload: Overload) -> None:
-    """Refuses a query that cannot be answered in time, or leaves it only the first stage where that can.
+def admit(run: QueryRun, queued_s: float, now: float) -> None:
+    """Refuses a query that would not get an answer worth having in time.
 
     Args:
         run: not yet started.
-        queued_s: predicted seconds until it would have its turn.
+        queued_s: expected seconds until it would have its turn.
         now: the time.
-        overload: what it meets when not all of its stages fit.
 
     Raises:
         Overloaded: with the seconds after which a new try is predicted to fit.
     """
-    deadline = run.deadline.at - FINISH_S
-    if queued_s == 0.0 or scheduler.admits(now, deadline, queued_s, run.minimum_s()):
+    needed_s, left_s = run.minimum_s, run.deadline.left(now)
+    if queued_s == 0.0 or scheduler.admits(now, run.work_by, queued_s, needed_s):
         return
-    first_s = run.minimum_s(stages=1)
-    if overload == "degrade" and scheduler.admits(now, deadline, queued_s, first_s):
-        run.limit_stages(1, "too much work is waiting for more than the first stage")
-        return
-    left_s = run.deadline.left(now)
-    needed_s = first_s if overload == "degrade" else run.minimum_s()
-    retry_after_s = max(0.0, queued_s + needed_s + FINISH_S - left_s)
+    retry_after_s = max(0.0, now + queued_s + needed_s - run.work_by)
     message = (
         f"the query needs {needed_s * 1000:.1f} ms behind {queued_s * 1000:.1f} ms of waiting work, "
         f"more than its {left_s * 1000:.1f} ms; try again in {retry_after_s:.3f} s"

@@ -223,6 +223,9 @@ def stage(
     on_overrun: OnOverrun = "partial",
     on_error: OnError = "degrade",
     retrievers: Sequence[OpenedStage] = (),
+    combine: Mapping[str, float] | None = None,
+    combined_later: bool = False,
+    adaptive: float | None = None,
 ) -> OpenedStage:
     """An opened stage without a configuration behind it; its cost key is its name."""
     settings = StageSettings(name=name, kind="fake", top_k=top_k)
@@ -238,6 +241,9 @@ def stage(
         on_error=on_error,
         cost_key=name,
         retrievers=tuple(inner.planned for inner in retrievers),
+        combine=combine,
+        combined_later=combined_later,
+        adaptive=adaptive,
     )
     return OpenedStage(planned, opened, name, tuple(retrievers))
 

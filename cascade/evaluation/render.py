@@ -8,6 +8,7 @@ from rich.text import Text
 
 from cascade.evaluation.compare import Comparison
 from cascade.evaluation.gap import GapReport, Verdict
+from cascade.evaluation.probability import Calibrated
 from cascade.evaluation.tables import (
     TextTable,
     comparison_remarks,
@@ -44,6 +45,17 @@ def render_comparison(comparison: Comparison) -> Group:
     parts += [Text(plain(pair.sentence)) for pair in comparison.pairs]
     parts += [Text(plain(remark), style="dim") for remark in comparison_remarks(comparison)]
     return Group(*parts)
+
+
+def render_calibration(fitted: Calibrated) -> Group:
+    """What was fitted to what, and how far off it is."""
+    return Group(
+        Text(f"{fitted.stage}: probability of relevance", style="bold"),
+        Text(
+            f"Fitted to {fitted.scores} scores of {fitted.queries} queries, {fitted.relevant} of them of relevant "
+            f"documents; calibration error on queries left out of the fit: {fitted.error:.4f}."
+        ),
+    )
 
 
 def _titled(table: TextTable) -> list[Table | Text]:

@@ -70,6 +70,7 @@ def run_staged(
     queries: Sequence[Query],
     budget_ms: Budget = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    observe: Callable[[QueryRun], None] = lambda run: None,
 ) -> StagedRun:
     """Answers every query and records the order after each stage.
 
@@ -81,6 +82,7 @@ def run_staged(
         queries: with distinct ids.
         budget_ms: milliseconds for each; None for full depth.
         progress: told how many of how many queries are done.
+        observe: shown every finished run.
 
     Raises:
         InputError: without queries, or when two have the same id.
@@ -91,6 +93,7 @@ def run_staged(
     seconds: dict[str, float] = {}
     for done, (query, run) in enumerate(zip(queries, engine.runs(queries, budget_ms), strict=True), start=1):
         run.result()  # raises what the cascade was told to raise
+        observe(run)
         seconds[query.query_id] = run.trace.seconds
         for planned, inputs, trace, order, passed in _stages_of(run):
             column = columns.setdefault(planned.name, _Column(inputs, holds_inputs=bool(planned.retrievers)))

@@ -133,13 +133,14 @@ class Finder:
         """Predicted seconds of the least that a retriever, or several and their fuser, can do; as the engine has it."""
         if stage.retrievers:
             return sum(self.minimum(inner) for inner in stage.retrievers)
-        return self._costs.rates(stage.key("encode")).seconds(ONCE) + self._costs.typical_s(stage.key("search"))
+        search_s = stage.ranges * self._costs.typical_s(stage.key("search"))
+        return self._costs.rates(stage.key("encode")).seconds(ONCE) + search_s
 
     def whole(self, query: int) -> Found:
         """The first stage without limits."""
         parts, searched, now = [], [], 0.0
         for stage in self._retrievers:
-            data, wanted = self._units[stage.planned.name], self._wanted(stage)
+            data, wanted = self._units[stage.planned.name], self._cascade.rows_wanted(stage.planned.top_k)
             parts.append((self._shared.positions[data.unit.name][query][:wanted], data.scores[query][:wanted]))
             searched.append(len(data.unit.ranges))
             now = sum(self._seconds(stage, query), now)
@@ -209,7 +210,7 @@ class Finder:
         rows, scores = self._shared.positions[data.unit.name][query], data.scores[query]
         encode_s, *seconds = self._seconds(stage, query)
         nothing = rows[:0], scores[:0]
-        if not scheduler.may_start(now, self._costs.rates(stage.key("encode")).seconds(ONCE), deadline):
+        if not scheduler.may_start(now, self._begin_s(stage), deadline):
             return nothing, now, 0, False
         now, searched = now + encode_s, 0
         rates = self._costs.rates(stage.key("search"))
@@ -221,7 +222,7 @@ class Finder:
         inside = np.zeros(len(rows), np.bool_)
         for start, stop in data.unit.ranges[:searched]:
             inside |= (data.rows[query] >= start) & (data.rows[query] < stop)
-        wanted = self._wanted(stage)
+        wanted = self._cascade.rows_wanted(stage.planned.top_k)
         return (rows[inside][:wanted], scores[inside][:wanted]), now, searched, now >= self._expires
 
     def _own_deadline(self, number: int, now: float, deadline: float) -> float:
@@ -260,7 +261,7 @@ class Finder:
     def _span(self, stage: OpenedStage, query: int) -> Span:
         known = self._shared.spans.setdefault((stage.cost_key, self._cascade.plan.quantile), {})
         if query not in known:
-            data, now, last, needed = self._units[stage.planned.name], 0.0, 0.0, 0.0
+            data, now, last, needed = self._units[stage.planned.name], 0.0, 0.0, self._begin_s(stage)
             rates = [self._costs.rates(stage.key("encode")), self._costs.rates(stage.key("search"))]
             works = [ONCE, *(Work(*task[:3]) for task in data.tasks[query].tolist())]
             for number, (work, seconds) in enumerate(zip(works, self._seconds(stage, query), strict=True)):
@@ -269,11 +270,9 @@ class Finder:
             known[query] = Span(last, needed, now)
         return known[query]
 
-    def _wanted(self, stage: OpenedStage) -> int:
-        collection, plan = self._cascade.collection, self._cascade.plan
-        top_k = stage.planned.top_k
-        wanted = top_k if collection.one_passage_each else top_k * plan.passages.per_document
-        return min(wanted, len(collection))
+    def _begin_s(self, stage: OpenedStage) -> float:
+        """Predicted seconds without which a retriever does not begin."""
+        return self._costs.rates(stage.key("encode")).seconds(ONCE) + self._costs.typical_s(stage.key("search"))
 
 
 def _work(parts: list[tuple[Rows, Scores]]) -> Work:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -186,8 +186,12 @@ class SearchSpace:
         first_k, *cuts = [*point.depths, answer]
         budgets_ms = limits.stage_budgets_ms or (None,) * len(cuts)
         stages = [self._first(point.first, first_k)]
+        names = {entry.settings.name for entry in (*stages[0].retrievers, stages[0])}
         for reranker, top_k, own_ms in zip(point.rerankers, cuts, budgets_ms, strict=True):
-            stages.append(self._entry(recorded.unit(reranker), {"top_k": top_k, "budget_ms": own_ms}))
+            unit = recorded.unit(reranker)
+            names.add(reranker)
+            changes = {"top_k": top_k, "budget_ms": own_ms, "combine": _combination(unit, names)}
+            stages.append(self._entry(unit, changes))
         return CascadeConfig(self.source, Path(), settings, tuple(stages))
 
     def _first(self, first: First, top_k: int) -> StageEntry:
@@ -298,6 +302,12 @@ def _derived(recording: Recording, budgets_ms: Sequence[float]) -> SpaceSettings
         on_overrun=[header.settings["on_overrun"]],
         top_k=header.units[-1].settings["top_k"],
     )
+
+
+def _combination(unit: RecordedUnit, names: Container[str]) -> dict[str, float] | None:
+    """The recorded weights of those stages that the cascade has; None where that leaves nothing to combine."""
+    weights = {name: weight for name, weight in (unit.settings.get("combine") or {}).items() if name in names}
+    return weights if len(weights) > 1 and any(weights.values()) else None
 
 
 def _fuser(recording: Recording) -> RecordedUnit:

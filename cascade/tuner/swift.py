@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from cascade import scheduler
+from cascade.combining import combine
 from cascade.cost import CostModel, Rates
 from cascade.engine import FINISH_S
 from cascade.ranking import cut, reorder
@@ -24,9 +25,10 @@ from cascade.stage import Work
 from cascade.tasks import OpenedCascade, OpenedStage
 from cascade.tuner.finding import ONCE, Finder, Found, Shared, Unknown
 from cascade.tuner.recording import UnitData
-from cascade.types import Candidates
+from cascade.types import Candidates, Rows, Scores
 
-Positions = npt.NDArray[np.int64]
+End: TypeAlias = Literal["ended", "saturated", "skipped", "expired"]
+"""Of a reranker: by itself or its time, early on purpose, before it began, or with the whole query."""
 
 
 @dataclass(slots=True)
@@ -40,6 +42,7 @@ class State:
         scored: candidates that each stage scored.
         degraded: whether any stage did less than it was asked for.
         over: whether the deadline came, so that nothing follows.
+        given: the scores of stages that later ones combine with their own, by name.
     """
 
     candidates: Candidates
@@ -48,6 +51,7 @@ class State:
     scored: list[int]
     degraded: bool = False
     over: bool = False
+    given: dict[str, tuple[Rows, Scores]] = field(default_factory=dict)
 
 
 class Part(NamedTuple):
@@ -62,6 +66,7 @@ class Part(NamedTuple):
         typical: the same without margin.
         ratios: real over typical seconds of its tasks, by query; None for typical ones.
         typical_encode_s: seconds of its query-side work where what is typical counts; else negative.
+        wanted: candidates that it passes on.
     """
 
     stage: OpenedStage
@@ -72,6 +77,7 @@ class Part(NamedTuple):
     typical: Rates
     ratios: Sequence[Sequence[float]] | None
     typical_encode_s: float
+    wanted: int
 
 
 class Swift:
@@ -140,12 +146,27 @@ class Swift:
     def _begun(self, found: Found, query: int) -> State:
         known = self._shared.results((self._keys[0], found.searched, found.fused))
         if query not in known:
-            rankings = self._shared.results((self._uncut, found.searched, found.fused))
-            if query not in rankings:
-                rows, scores = self._finder.ranked(found)
-                rankings[query] = Candidates(rows, scores, np.zeros(len(rows), np.int16))
-            known[query] = self._cut(self._cascade.stages[0], rankings[query], query)
-        return State(known[query], found.now, [found.now], [found.scored], found.degraded, found.over)
+            known[query] = self._cut(self._cascade.stages[0], self._uncut_ranking(found, query), query)
+        spent, scored, given = [found.now], [found.scored], self._given(found, query)
+        return State(known[query], found.now, spent, scored, found.degraded, found.over, given)
+
+    def _uncut_ranking(self, found: Found, query: int) -> Candidates:
+        rankings = self._shared.results((self._uncut, found.searched, found.fused))
+        if query not in rankings:
+            rows, scores = self._finder.ranked(found)
+            rankings[query] = Candidates(rows, scores, np.zeros(len(rows), np.int16))
+        whole: Candidates = rankings[query]
+        return whole
+
+    def _given(self, found: Found, query: int) -> dict[str, tuple[Rows, Scores]]:
+        """What the first stage and its retrievers say, as far as later stages combine it."""
+        first = self._cascade.stages[0]
+        parts = zip(first.retrievers or (first,), found.parts, strict=False)  # fewer where the deadline came
+        given = {stage.planned.name: part for stage, part in parts if stage.planned.combined_later}
+        if first.retrievers and first.planned.combined_later and found.fused:
+            ranking = self._uncut_ranking(found, query)
+            given[first.planned.name] = ranking.rows, ranking.scores
+        return given
 
     # Reranking
 
@@ -155,32 +176,47 @@ class Swift:
         total = len(received)
         if total == 0:
             return self._after(part, query, state, received, now, 0, False)
-        if not scheduler.may_start(now, part.encode.seconds(ONCE), deadline):
+        if not scheduler.may_start(now, part.encode.seconds(ONCE) + scheduler.typical_seconds(part.score), deadline):
             return self._after(part, query, state, received, now, 0, True)
         now += part.typical_encode_s if part.typical_encode_s >= 0 else float(part.data.encode_s[query])
         now += self._handling_s
         known = np.zeros(total, np.bool_)
-        over = now >= self._expires
-        if not over:
-            now, over, worth = self._score(part, query, received, deadline, now, known)
-            if not worth:
+        end: End = "expired"
+        if now < self._expires:
+            now, end = self._score(part, query, received, deadline, now, known)
+            if end == "skipped":
                 return self._after(part, query, state, received, now, 0, True)
         now = min(now, self._expires)
         scored = int(np.count_nonzero(known))
-        ranked, skipped = received, part.stage.planned.on_overrun == "skip" and scored < total
-        if scored and not skipped:
+        ranked, given = received, state.given
+        cut_short = scored < total and end != "saturated"
+        if scored and not (cut_short and part.stage.planned.on_overrun == "skip"):
             scores = part.data.scores[query][received.rows]
             if scored < total:
                 scores = np.where(known, scores, np.float32(0))
-            ranked = reorder(received, scores, known, part.number)
-        after = self._after(part, query, state, ranked, now, scored, scored < total)
-        after.over = over
+            ranked, given = self._reordered(part, state, scores, known)
+        after = self._after(part, query, state, ranked, now, scored, cut_short)
+        after.over, after.given = end == "expired", given
         return after
+
+    def _reordered(
+        self, part: Part, state: State, scores: Scores, known: npt.NDArray[np.bool_]
+    ) -> tuple[Candidates, dict[str, tuple[Rows, Scores]]]:
+        """The candidates in the order that a stage gives them, and the scores that later stages combine."""
+        planned, received, given = part.stage.planned, state.candidates, state.given
+        own = received.rows[known], scores[known]
+        if planned.combined_later:
+            given = {**given, planned.name: own}
+        if planned.combine is None:
+            return reorder(received, scores, known, part.number), given
+        combined = np.zeros(len(received))
+        combined[known], _ = combine(own[0], {**given, planned.name: own}, planned.combine)
+        return reorder(received, combined, known, part.number, ties=scores), given
 
     def _score(
         self, part: Part, query: int, received: Candidates, deadline: float, now: float, known: npt.NDArray[np.bool_]
-    ) -> tuple[float, bool, bool]:
-        """Notes in ``known`` what is scored; the time after it, whether the query expired, whether it began at all."""
+    ) -> tuple[float, End]:
+        """Notes in ``known`` what is scored; the time after it, and why it ended."""
         lengths = part.data.lengths[query][received.rows]
         shortest = float(max(1, lengths.min()))
         least_s = part.score.seconds(Work(1.0, shortest, shortest * shortest)) - scheduler.ROUNDING_S
@@ -190,15 +226,17 @@ class Swift:
         ratios = None if part.ratios is None else part.ratios[query]
         todo, total, calls = np.arange(len(received)), len(received), 0
         predict, take = part.score.seconds, part.typical.seconds
-        all_or_nothing = part.stage.planned.on_overrun == "skip"
+        planned, scores = part.stage.planned, part.data.scores[query][received.rows]
+        confidence = planned.adaptive
         while len(todo) > 0:
             left_s = deadline - now
             groups: list[scheduler.Group] = []
             if left_s >= least_s and left_s > 0:
                 lengths_left = whole if len(todo) == total else whole.only(todo)
                 groups = scheduler.batches(lengths_left, left_s, quantum_s, part.score, batch_tokens)
-            if calls == 0 and all_or_nothing and sum(len(group.positions) for group in groups) < total:
-                return now, False, False
+            fitting = sum(len(group.positions) for group in groups)
+            if calls == 0 and planned.on_overrun == "skip" and fitting < total:
+                return now, "skipped"
             if not groups:
                 break
             done = 0
@@ -209,20 +247,22 @@ class Swift:
                 now += (seconds * ratios[calls % len(ratios)] if ratios else seconds) + self._handling_s
                 calls += 1
                 if now >= self._expires:
-                    return now, True, True
+                    return now, "expired"
                 known[group.positions] = True
                 done += 1
+                if confidence is not None and scheduler.adaptive_stop(scores, known, part.wanted, confidence):
+                    return now, "saturated"
             if done == 0:
                 break  # nothing changes by asking again
             todo = todo[~known[todo]]
-        return now, False, True
+        return now, "ended"
 
     def _after(
         self, part: Part, query: int, state: State, ranked: Candidates, now: float, scored: int, degraded: bool
     ) -> State:
         kept = self._cut(part.stage, ranked, query)
         spent = [*state.spent, now - state.now]
-        return State(kept, now, spent, [*state.scored, scored], state.degraded or degraded)
+        return State(kept, now, spent, [*state.scored, scored], state.degraded or degraded, given=state.given)
 
     def _cut(self, stage: OpenedStage, ranked: Candidates, query: int) -> Candidates:
         per_document = self._cascade.plan.passages.per_document
@@ -236,14 +276,14 @@ class Swift:
 
     def _deadline_at(self, number: int, now: float, carried_s: float) -> float:
         spare_s = self._end - now - self._minima_s[number]
-        reserve_s = scheduler.reserve(self._minima_s[number + 1 :], spare_s)
+        reserve_s = scheduler.reserve(self._minima_s[number + 1 :], spare_s) if number > 0 else 0.0
         return scheduler.stage_deadline(now, self._end, self._budgets_s[number], carried_s, reserve_s)
 
     def _minimum(self, stage: OpenedStage) -> float:
         if stage.scoring == "search" or stage.retrievers:
             return self._finder.minimum(stage)
         encode_s = self._costs.rates(stage.key("encode")).seconds(ONCE)
-        return scheduler.minimum_seconds(encode_s, self._costs.rates(stage.key(stage.scoring)))
+        return encode_s + scheduler.typical_seconds(self._costs.rates(stage.key(stage.scoring)))
 
     def _part(self, stage: OpenedStage, number: int) -> Part:
         data, recording = self._units[stage.planned.name], self._shared.recording
@@ -259,6 +299,7 @@ class Swift:
             typical=recording.rates[stage.key("score")],
             ratios=recording.ratios.get(stage.key("score")) if recorded else None,
             typical_encode_s=-1.0 if recorded else recording.rates[stage.key("encode")].seconds(ONCE),
+            wanted=self._cascade.rows_wanted(stage.planned.top_k),
         )
 
 
@@ -272,6 +313,9 @@ def _key(stages: Sequence[OpenedStage], *, cuts: bool = True) -> object:
             if stage.retrievers
             else "",
             tuple((inner.cost_key, inner.planned.top_k) for inner in stage.retrievers),
+            tuple(unit.planned.name for unit in (*stage.retrievers, stage) if unit.planned.combined_later),
+            None if stage.planned.combine is None else (stage.planned.name, *stage.planned.combine.items()),
+            stage.planned.adaptive,
         )
         for stage in stages
     )

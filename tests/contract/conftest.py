@@ -14,7 +14,6 @@ import pytest
 from cascade.stage import Tokenizer
 from cascade.testing import HOSTILE_TEXTS
 from cascade.types import NO_METADATA, Rows, TokenIds
-from tests.models_for_tests import joint_encoder
 
 PASSAGES = Path(__file__).with_name("passages.txt")
 
@@ -63,12 +62,6 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(get_model_path()).save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="session")
-def joint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A joint encoder as it is before training: all-MiniLM-L6-v2 with its gates half open."""
-    return joint_encoder(tmp_path_factory.mktemp("joint"))
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,6 @@ from cascade.types import Rows, Scores
 
 KINDS = ("bm25", "colbert", "cross_encoder", "dense", "fusion", "listwise")
 NEURAL = ("colbert", "cross_encoder", "dense", "listwise")
-NEEDS = {"cross_encoder": "classifier", "cross_encoder of our own": "joint", "listwise": "joint"}
-"""Fixtures with the folder of a case's model."""
 HEAVY = ("torch", "transformers", "tokenizers", "numba", "bm25s", "rank_bm25", "pyarrow", "faiss", "openvino")
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -30,8 +28,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "dense": ("dense", {"model": "bundled:bi-encoder"}),
     "colbert": ("colbert", {"model": "bundled:bi-encoder"}),
     "cross_encoder": ("cross_encoder", {}),
-    "cross_encoder of our own": ("cross_encoder", {}),
-    "listwise": ("listwise", {}),
+    "cross_encoder of our own": ("cross_encoder", {"model": "bundled:cross-encoder"}),
+    "listwise": ("listwise", {"model": "bundled:listwise"}),
+    "colbert in 4 bits, pooled": ("colbert", {"model": "bundled:bi-encoder", "bits": 4, "pooling": 2}),
+    "colbert uncompressed": ("colbert", {"model": "bundled:bi-encoder", "bits": 16}),
     "fusion by ranks": ("fusion", {"retrievers": ("a", "b", "c"), "rrf_k": 10}),
     "fusion by scores": ("fusion", {"retrievers": ("a", "b"), "method": "weighted", "weights": {"a": 1, "b": 0.5}}),
 }
@@ -48,8 +48,8 @@ def test_every_entry_point_is_in_the_suite():
 )
 def test_stage_keeps_the_contract(case: str, passages: Passages, tmp_path: Path, request: pytest.FixtureRequest):
     kind, own = CASES[case]
-    if case in NEEDS:
-        own = {"model": str(request.getfixturevalue(NEEDS[case]))}
+    if case == "cross_encoder":
+        own = {"model": str(request.getfixturevalue("classifier"))}
 
     check_stage(Registry().get(kind), {"name": "stage", "kind": kind, "top_k": 10, **own}, passages, tmp_path)
 

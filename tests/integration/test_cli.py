@@ -230,7 +230,7 @@ def test_search_as_json_has_hits_and_trace(cli: Any, small: Any) -> None:
     answer = json.loads(ran.out)
     assert answer["query"] == "caf\u00e9 \ud800"
     assert len(answer["hits"]) == 5
-    assert {"rank", "doc_id", "score", "stage", "title", "text", "metadata"} == set(answer["hits"][0])
+    assert {"rank", "doc_id", "score", "stage", "probability", "title", "text", "metadata"} == set(answer["hits"][0])
     assert [stage["name"] for stage in answer["trace"]["stages"]] == ["hybrid", "late", "late-short"]
 
 
@@ -350,6 +350,28 @@ def test_eval_reports_every_stage_on_stdout_and_as_json(cli: Any, small: Any, tm
     assert all(0 <= stage["measures"]["nDCG@10"] <= 1 for stage in found["stages"])
     assert cli(*command, "-m", "nDGC@10").code == 4
     assert cli(*command[:-1], tmp_path / "none").code == 4
+
+
+def test_eval_fits_a_probability_that_a_cascade_file_can_state(
+    cli: Any, small: Any, engine: Cascade, tmp_path: Path
+) -> None:
+    texts = [QUESTION, "open a file", "sort a list", "wait for a thread", "square root", "parse a date"]
+    queries, qrels, config = tmp_path / "queries.jsonl", tmp_path / "qrels.tsv", tmp_path / "calibrated.yaml"
+    queries.write_text("".join(json.dumps({"_id": f"q{i}", "text": text}) + "\n" for i, text in enumerate(texts)))
+    best = [engine.search(text, budget_ms=None).hits[0].doc_id for text in texts]
+    lines = "".join(f"q{i}\t{doc_id}\t1\n" for i, doc_id in enumerate(best))
+    qrels.write_text(f"query-id\tcorpus-id\tscore\n{lines}")
+    command = ("eval", "-c", small.config, "-i", small.index, "-q", queries, "--qrels", qrels, "--no-budget")
+    ran = cli(*command, "--calibrate", "platt")
+    assert ran.code == 0
+    assert "120 scores of 6 queries, 6 of them of relevant documents; calibration error on queries left" in ran.out
+    fitted = ran.out.splitlines()[-1]
+    assert fitted.startswith('probability: {"platt": {"a": ')
+    config.write_text(small.config.read_text().replace("top_k: 5}", f"top_k: 5, {fitted}}}"))
+    ran = cli("search", "-c", config, "-i", small.index, texts[0], "--no-budget", "--json")
+    hits = json.loads(ran.out)["hits"]
+    assert [hit["stage"] for hit in hits] == ["late-short"] * 5
+    assert all(0 < hit["probability"] < 1 for hit in hits)
 
 
 def test_calibrate_writes_the_profile_that_search_finds(

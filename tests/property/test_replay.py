@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,15 @@ def cascades(draw: st.DrawFn, *, limited: bool) -> str:
         ]
         fusion = draw(st.sampled_from([{"method": "rrf"}, {"method": "weighted"}, {"method": "rrf", "rrf_k": 5.0}]))
         stages = [{"name": "hybrid", "kind": "fusion", "top_k": next(cuts), **fusion, "retrievers": inner}]
-    stages += [{**one, "top_k": top, **limit(4.0, 15.0, 40.0, 100.0)} for one, top in zip(chain, cuts, strict=True)]
+    before = [stage["name"] for stage in (*stages[0].get("retrievers", ()), stages[0])]
+    for one, top in zip(chain, cuts, strict=True):
+        stages.append({**one, "top_k": top, **limit(4.0, 15.0, 40.0, 100.0)})
+        if draw(st.booleans()):
+            weights = st.dictionaries(st.sampled_from(before), st.sampled_from([0, 0.3, 1]), max_size=3)
+            stages[-1]["combine"] = {**draw(weights), one["name"]: draw(st.sampled_from([0.2, 1]))}
+        elif draw(st.booleans()):
+            stages[-1]["adaptive"] = draw(st.sampled_from([0.01, 0.3, 0.9]))
+        before.append(one["name"])
     top = {"version": 1, "name": "drawn", "stages": stages}
     top["quantile"] = draw(st.sampled_from([0.5, 0.9, 0.99]))
     top["passages"] = {"per_document": draw(st.integers(1, 3))}
@@ -143,3 +152,20 @@ def test_what_was_scored_in_vain_by_a_stage_that_skips_is_forgotten_alike(made: 
         partly += int((evaluation.degraded & (evaluation.scored["quick"] > 0)).sum())
         assert replayer.rankings(config) == replayer.rankings(config, by_engine=True)
     assert partly > 0
+
+
+def test_stages_that_stop_early_are_replayed_alike(made: Recorded) -> None:
+    """Made-up scores follow no curve, so that only a stage that may be unsure stops."""
+    stopped = 0
+    for budget_ms, on_overrun in itertools.product((None, 20, 60), ("partial", "skip")):
+        late = {**QUICK, "top_k": 5, "budget_ms": budget_ms, "on_overrun": on_overrun, "adaptive": 0.01}
+        stages = [{**MEANING, "top_k": 100}, late, {**SLOW, "top_k": 2, "adaptive": 0.5}]
+        config = config_of(json.dumps({"version": 1, "name": "early", "quantile": 0.5, "stages": stages}), made.machine)
+        replayer = made.replayer()
+        short, whole = replayer.run(config), replayer.by_engine(config)
+        np.testing.assert_array_equal(short.scored["quick"], whole.scored["quick"])
+        np.testing.assert_array_equal(short.degraded, whole.degraded)
+        np.testing.assert_allclose(short.seconds, whole.seconds, rtol=1e-9)
+        assert replayer.rankings(config) == replayer.rankings(config, by_engine=True)
+        stopped += int((~short.degraded & (short.scored["quick"] < 100)).sum())
+    assert stopped > 0

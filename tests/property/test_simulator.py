@@ -145,16 +145,57 @@ def test_a_query_that_comes_just_after_another_is_not_starved():
         assert min(scored(records)) > 0
 
 
-def test_ten_times_too_many_queries_are_served_or_refused_in_time_and_no_work_is_wasted():
+def test_ten_times_too_many_queries_all_get_an_answer_in_time_and_no_work_is_wasted():
     peak, overload = (serve(rate, 1000) for rate in (100.0, 1000.0))
     work_s = [sum(scored(records)) / max(record.answered_s for record in records) for records in (peak, overload)]
     assert work_s[1] > 0.3 * work_s[0]  # shallower queries pay more fixed costs
-    answered = [record for record in overload if not record.refused and record.order.rows.size]
-    per_s = len(answered) / max(record.answered_s for record in overload)
-    peak_per_s = len(peak) / max(record.answered_s for record in peak)
-    assert per_s > 0.8 * peak_per_s
+    assert not any(record.refused for record in overload)
+    assert all(len(record.order) == PASSAGES for record in overload)
     assert all(record.answered_s <= record.run.deadline.at for record in overload)
-    assert any("try again" in record.refused for record in overload)
+
+
+def test_more_queries_than_can_be_retrieved_for_are_refused_and_the_others_answered_whole():
+    records = serve(10_000.0, 3000)
+    answered = [record for record in records if not record.refused]
+    assert 0.05 * len(records) < len(answered) < 0.9 * len(records)
+    assert all("try again" in record.refused for record in records if record.refused)
+    whole = [record for record in answered if len(record.order) == PASSAGES]
+    assert len(whole) >= 0.99 * len(answered)
+
+
+def hybrid(load: float, budget_s: float, servers: int) -> list[Record]:
+    """Words, then meaning, then late interaction, with a query-side encoding of 15 and 12 ms for the latter two.
+
+    The cascade's own budgets leave the first stage half of the query's time, much of which may be spent waiting.
+    """
+    pair = [stage("words", FakeRetriever(PASSAGES, 200, 1), 50), stage("meaning", FakeRetriever(PASSAGES, 200, 2), 50)]
+    opened = cascade(
+        stage("hybrid", FakeFuser(), 100, retrievers=pair, budget_s=budget_s / 2),
+        stage("late", FakeReranker(varied_lengths(PASSAGES)), 10, budget_s=budget_s),
+        passages=PASSAGES,
+    )
+    real = costs_of(opened, Rates(3e-4, 1e-5, 1e-7)) | {
+        "meaning/encode": Rates(0.015),
+        "meaning/search": Rates(0.0024),
+        "late/encode": Rates(0.0125),
+    }
+    rng = np.random.default_rng(5)
+    simulator = Simulator(opened, model(real, spread=1.4), NoisySeconds(real, rng, 0.15), servers=servers)
+    return list(simulator.run(poisson(QUERIES, load * servers / 0.033, budget_s, rng, 400)))
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.parametrize("load", [0.7, 1.5, 3.0])
+def test_under_load_every_answer_is_at_least_the_first_retriever_s(load, servers):
+    """Once, the first stage's budget was charged for the time in the queue, and every third answer was empty."""
+    records = hybrid(load, 0.1, servers)
+    assert not any(record.refused for record in records)
+    stages = [record.run.trace.stages for record in records]
+    assert all(first.retrievers[0].reason == "complete" for first, _ in stages)
+    meaning = float(np.mean([first.retrievers[1].scored > 0 for first, _ in stages]))
+    depth = float(np.mean([late.scored for _, late in stages]))
+    assert meaning > {0.7: 0.99, 1.5: 0.9, 3.0: 0.4}[load]
+    assert depth > {0.7: 60, 1.5: 10, 3.0: -1}[load]
 
 
 def test_a_machine_turned_ten_times_slower_is_followed_and_forgotten():

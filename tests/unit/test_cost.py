@@ -162,6 +162,10 @@ def test_a_prediction_that_lets_nothing_start_relaxes_soon_to_what_was_fitted_an
     model = CostModel(profile())
     observe(model, 100.0, 100)
     assert ratio(model) > 50
+    before = ratio(model)
+    for _ in range(costs._PATIENCE):
+        model.relax("ce/score")
+    assert ratio(model) == before
     for _ in range(40):
         model.relax("ce/score")
     assert 0.6 <= ratio(model) <= 1.0
@@ -169,6 +173,16 @@ def test_a_prediction_that_lets_nothing_start_relaxes_soon_to_what_was_fitted_an
         model.relax("ce/score")
     assert ratio(model) < 0.3
     model.relax("unheard of")
+
+
+def test_a_prediction_is_not_doubted_while_it_is_being_tested():
+    model = CostModel(profile(spread=2.0))
+    for _ in range(200):
+        model.observe("ce/score", WORKS[4], RATES.seconds(WORKS[4]))
+        before = ratio(model)
+        for _ in range(costs._PATIENCE):
+            model.relax("ce/score")
+        assert ratio(model) == before
 
 
 def test_a_guess_relaxes_until_something_is_tried():

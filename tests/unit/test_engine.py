@@ -10,6 +10,7 @@ from cascade.cost import Rates
 from cascade.engine import QueryRun
 from cascade.errors import Cancelled, DeadlineExceeded, StageError
 from cascade.health import CircuitBreaker
+from cascade.schema import PassageSettings
 from cascade.tasks import Outcome
 from cascade.types import Candidates
 from tests.fakes import (
@@ -23,6 +24,7 @@ from tests.fakes import (
     cascade,
     costs_of,
     model,
+    no_fault,
     raises,
     relevance,
     stage,
@@ -132,9 +134,96 @@ def test_fail_raises_with_the_ranking_so_far():
 
 
 def test_fail_raises_even_where_the_stage_never_began():
-    run = answer(two_stages(on_overrun="fail"), 0.001)
-    with pytest.raises(DeadlineExceeded):
-        run.result()
+    """Not where its candidates were found too late, and not where none were found in time."""
+    for budget_s in (0.0, 0.001, 0.002):
+        run = answer(two_stages(on_overrun="fail"), budget_s)
+        with pytest.raises(DeadlineExceeded):
+            run.result()
+
+
+def test_fail_is_not_for_a_stage_that_has_nothing_to_do():
+    opened = two_stages(on_overrun="fail")
+    sick = CircuitBreaker(VirtualClock())
+    for _ in range(100):
+        sick.failed("bm25", "no words today")
+    run = answer(opened, 1.0, health=sick)
+    assert run.trace.stages[0].reason == "skipped"
+    assert len(run.result()) == 0
+
+
+# Stopping when the rest does not matter
+
+
+class Agrees(FakeReranker):
+    """Scores that fall with the logarithm of the place that a ``FakeRetriever`` gives."""
+
+    def score(self, batch):
+        self.calls.append(batch.rows)
+        place = 1 + len(self._lengths) * (1 - relevance(1, batch.rows))
+        return self.fault((0.2 * relevance(5, batch.rows) - np.log(place)).astype(np.float32))
+
+
+def agreeing(adaptive, top_k=10, per_document=1, seed=None, fault=no_fault, budget_s=math.inf, **plan):
+    """200 of 400 passages, scored in up to 25 batches."""
+    lengths = varied_lengths(400, low=50, high=60)
+    settings = {"fault": fault, "batch_tokens": 500}
+    reranker = Agrees(lengths, **settings) if seed is None else FakeReranker(lengths, seed, **settings)
+    stages = [
+        stage("bm25", FakeRetriever(400), 200),
+        stage("ce", reranker, top_k, adaptive=adaptive, budget_s=budget_s),
+    ]
+    return cascade(*stages, passages=400, per_document=per_document, **plan)
+
+
+@pytest.mark.parametrize("budget_s", [math.inf, 0.1])
+def test_a_stage_stops_where_the_rest_would_change_nothing(budget_s):
+    plain, early = answer(agreeing(None)), answer(agreeing(0.95), budget_s)
+    assert early.passed_by(1).rows.tolist() == plain.passed_by(1).rows.tolist()
+    whole, part = plain.trace.stages[1], early.trace.stages[1]
+    assert (whole.reason, whole.saved_s) == ("complete", 0.0)
+    assert (part.reason, part.detail, part.degraded) == ("saturated", "", False)
+    assert 10 < part.scored < 100
+    if budget_s == math.inf:
+        assert part.seconds + part.saved_s == pytest.approx(whole.seconds)
+    else:
+        assert part.planned < 200  # what was not planned for is saved, too
+        assert part.saved_s > 0.1
+
+
+def test_a_stage_goes_on_where_the_rest_might_matter():
+    trace = answer(agreeing(0.95, seed=2)).trace.stages[1]
+    assert (trace.reason, trace.scored, trace.saved_s) == ("complete", 200, 0.0)
+
+
+def test_a_stage_that_passes_everything_on_never_stops_early():
+    assert answer(agreeing(0.01, top_k=200)).trace.stages[1].reason == "complete"
+
+
+def test_of_documents_of_several_passages_all_that_are_passed_on_have_to_be_settled():
+    one, four = (answer(agreeing(0.95, 15, per_document)).trace.stages[1] for per_document in (1, 4))
+    assert one.reason == four.reason == "saturated"
+    assert 15 < one.scored < four.scored
+    assert four.scored > 15 * PassageSettings().per_document
+
+
+def test_scores_that_are_not_finite_do_not_stop_a_stage():
+    def some_nan(scores):
+        return np.where(np.arange(len(scores)) == 0, np.nan, scores).astype(np.float32)
+
+    trace = answer(agreeing(0.95, fault=some_nan)).trace.stages[1]
+    assert (trace.reason, trace.scored + trace.quarantined) == ("complete", 200)
+
+
+def test_what_a_stage_saves_goes_to_the_next():
+    last = stage("last", FakeReranker(varied_lengths(400)), 5, budget_s=0.005)
+    stages = [*agreeing(0.95, budget_s=0.3).stages, last]
+    saved, scored = [], []
+    for slack in ("carry", "drop"):
+        trace = answer(cascade(*stages, passages=400, slack=slack)).trace
+        saved.append(trace.stages[1].slack_s)
+        scored.append(trace.stages[2].scored)
+    assert saved[0] > 0.1
+    assert scored[0] == 10 > scored[1]
 
 
 # What a stage's time is
@@ -445,14 +534,79 @@ def test_a_query_that_must_yield_ends_early_and_says_so():
     assert run.trace.stages[1].reason == "budget"
 
 
-def test_a_limited_query_runs_its_first_stage_only():
-    opened = two_stages()
-    clock = VirtualClock()
-    run = QueryRun(opened, QUERY, clock=clock, deadline=Deadline.never(), costs=model(costs_of(opened)))
-    run.limit_stages(1, "too much work is waiting")
-    task = run.start()
+def test_a_stage_is_not_charged_for_the_time_that_it_waits():
+    opened = cascade(
+        stage("bm25", FakeRetriever(N, 50), 50, budget_s=0.005),
+        stage("ce", FakeReranker(LENGTHS), 10, budget_s=0.02),
+        passages=N,
+    )
+    alone = answer(opened, 1.0).trace.stages
+    clock, rates = VirtualClock(), costs_of(opened)
+    run = QueryRun(opened, QUERY, clock=clock, deadline=Deadline(1.0), costs=model(rates))
+    task, number = run.start(), 0
     while task is not None:
-        task = run.advance(Outcome(task.call(), None, clock.now(), clock.now()))
-    assert [trace.reason for trace in run.trace.stages] == ["complete", "skipped"]
-    assert run.trace.stages[1].detail == "too much work is waiting"
-    assert len(run.result()) == 10
+        clock.advance(0.05 if number % 2 == 0 else 0.0)
+        began, number = clock.now(), number + 1
+        clock.advance(rates[task.cost_key].seconds(task.work))
+        task = run.advance(Outcome(task.call(), None, began, clock.now()))
+    busy = run.trace.stages
+    assert busy[0].waited_s >= 0.1
+    assert [trace.scored for trace in busy] == [trace.scored for trace in alone]
+    assert [trace.reason for trace in busy] == [trace.reason for trace in alone] == ["complete", "budget"]
+
+
+def test_the_query_s_deadline_counts_what_was_waited():
+    opened = cascade(stage("bm25", FakeRetriever(N, 50), 50, budget_s=0.005), passages=N)
+    clock, rates = VirtualClock(), costs_of(opened)
+    run = QueryRun(opened, QUERY, clock=clock, deadline=Deadline(0.1), costs=model(rates))
+    task = run.start()
+    clock.advance(0.0997)
+    task = run.advance(Outcome(task.call(), None, clock.now(), clock.now()))
+    assert task is None
+    assert run.trace.stages[0].detail == "0 of 100 rows searched"
+
+
+def test_retrieval_leaves_nothing_to_rerankers_that_it_could_use_itself():
+    opened = cascade(stage("bm25", FakeRetriever(N, 10), 50), stage("ce", FakeReranker(LENGTHS), 10), passages=N)
+    rates = costs_of(opened) | {"bm25/search": Rates(fixed_s=0.001)}
+    assert answer(opened, 0.0115, real=rates).trace.stages[0].reason == "complete"
+    assert answer(opened, 0.0115, real=rates).trace.stages[1].scored == 0
+
+
+def test_a_query_that_has_less_behind_it_goes_first():
+    pair = [stage("x", FakeRetriever(N, 100, 1), 30), stage("y", FakeRetriever(N, 100, 2), 30)]
+    opened = cascade(stage("rrf", FakeFuser(), 40, retrievers=pair), stage("ce", FakeReranker(LENGTHS), 10), passages=N)
+    run = QueryRun(opened, QUERY, clock=VirtualClock(), deadline=Deadline.never(), costs=model(costs_of(opened)))
+    levels, task = [], run.start()
+    while task is not None:
+        levels.append((task.stage.planned.name, task.action, run.level))
+        task = run.advance(Outcome(task.call(), None, 0.0, 0.0))
+    assert levels[:6] == [
+        ("x", "encode", (0, 0)),
+        ("x", "search", (0, 0)),
+        ("y", "encode", (0, 1)),
+        ("y", "search", (0, 1)),
+        ("rrf", "fuse", (0, 0)),
+        ("ce", "encode", (1, 0)),
+    ]
+    given = QueryRun(
+        opened,
+        QUERY,
+        clock=VirtualClock(),
+        deadline=Deadline.never(),
+        costs=model(costs_of(opened)),
+        candidates=Candidates.unscored(np.array([1], np.int32)),
+    )
+    given.start()
+    assert given.level == (1, 0)
+
+
+def test_a_query_is_not_encoded_when_nothing_could_be_scored_afterwards():
+    opened = two_stages()
+    encoded = []
+    opened.stages[1].opened.encode_query = lambda query: encoded.append(query)
+    rates = costs_of(opened) | {"ce/encode": Rates(fixed_s=0.02)}
+    answer(opened, 0.0235, real=rates)  # 22.5 ms are left after retrieval; a typical candidate takes 1.8
+    assert encoded == [QUERY]
+    trace = answer(opened, 0.0225, real=rates).trace.stages[1]
+    assert (len(encoded), trace.detail) == (1, "no time to encode the query")

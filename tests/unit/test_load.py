@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import Field
 
@@ -411,3 +412,152 @@ stages:
     with pytest.raises(ConfigError) as raised:
         parse_config(text)
     assert [problem.path for problem in raised.value.problems] == ["stages[0].top_k", "stages[1].name"]
+
+
+# Combined scores
+
+
+def combining(combine: str) -> str:
+    """Two rerankers after a fusion; the first of them combines. Its weights are in line 11."""
+    late = f'{{name: late, kind: colbert, model: "bundled:bi-encoder", top_k: 10,\n     combine: {combine}}}'
+    again = '{name: again, kind: colbert, model: "bundled:bi-encoder", top_k: 5}'
+    return fusion(BM25, DENSE) + f"  - {late}\n  - {again}\n"
+
+
+def test_scores_of_earlier_stages_and_of_single_retrievers_may_be_combined() -> None:
+    config = parse_config(combining("{bm25: 0, f: 1.5, late: 2}"))
+    assert config.stages[1].settings.combine == {"bm25": 0, "f": 1.5, "late": 2}
+    assert config.stages[2].settings.combine is None
+
+
+@pytest.mark.parametrize(
+    ("combine", "messages"),
+    [
+        ("{late: 1, bm52: 1}", [".bm52: no stage is called 'bm52'; did you mean 'bm25'?"]),
+        ("{late: 1, x: 1}", [".x: no stage is called 'x'; expected names of: bm25, dense, f, late"]),
+        (
+            "{late: 1, again: 1}",
+            [".again: 'again' comes after this stage; expected names of: bm25, dense, f, late"],
+        ),
+        ("{bm25: 1}", [": expected a weight of 'late' itself, too, got none; 0 leaves its score out"]),
+        ("{}", [": expected a weight of 'late' itself, too, got none; 0 leaves its score out"]),
+        ("{late: 0, bm25: 0.0}", [": expected at least one weight above 0, got none"]),
+        ("{late: -0.5}", [".late: expected a number >= 0 and <= 1000, got -0.5"]),
+        ("{late: .inf}", [".late: expected a finite number, got inf"]),
+        ("{late: .nan}", [".late: expected a finite number, got nan"]),
+        ("{late: true}", [".late: expected a number >= 0 and <= 1000, got true"]),
+        ("late", [": expected a mapping or null, got 'late'"]),
+        (
+            "{dense: -1, lat: 0}",
+            [
+                ": expected a weight of 'late' itself, too, got none; 0 leaves its score out",
+                ".dense: expected a number >= 0 and <= 1000, got -1",
+                ".lat: no stage is called 'lat'; did you mean 'late'?",
+            ],
+        ),
+    ],
+)
+def test_every_wrong_weight_is_named_with_its_line(combine: str, messages: list[str]) -> None:
+    assert problems(combining(combine)) == [f"f.yaml:11: stages[1].combine{message}" for message in messages]
+
+
+def test_names_of_broken_stages_count_in_combinations() -> None:
+    text = stages("{name: bm25, kind: bm26, top_k: 9}", LATE[:-1] + ", combine: {bm25: 1, late: 1}}")
+    (line,) = problems(text)
+    assert line.startswith("f.yaml:4: stages[0].kind: ")
+
+
+def test_only_rerankers_combine() -> None:
+    first = BM25[:-1] + ", combine: {bm25: 1}}"
+    message = "expected none for a retriever: only rerankers combine scores; remove it"
+    assert problems(stages(first)) == [f"f.yaml:4: stages[0].combine: {message}"]
+    (line,) = problems(fusion(first, DENSE))
+    assert line == f"f.yaml:8: stages[0].retrievers[0].combine: {message}"
+    own = fusion(BM25, DENSE, own="top_k: 5\n    combine: {f: 1}")
+    assert problems(own) == [f"f.yaml:7: stages[0].combine: {message.replace('retriever', 'fuser')}"]
+
+
+# Adaptive depth
+
+
+def test_only_stages_that_score_candidates_one_by_one_stop_early() -> None:
+    first = BM25[:-1] + ", adaptive: 0.9}"
+    message = "expected none for a retriever: only what scores candidates one by one can stop early; remove it"
+    assert problems(stages(first)) == [f"f.yaml:4: stages[0].adaptive: {message}"]
+    (line,) = problems(fusion(first, DENSE))
+    assert line == f"f.yaml:8: stages[0].retrievers[0].adaptive: {message}"
+    own = fusion(BM25, DENSE, own="top_k: 5\n    adaptive: 0.9")
+    assert problems(own) == [f"f.yaml:7: stages[0].adaptive: {message.replace('retriever', 'fuser')}"]
+    assert parse_config(stages(BM25, LATE[:-1] + ", adaptive: 0.9}")).stages[1].settings.adaptive == 0.9
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("adaptive: 1", "expected a number > 0 and < 1 or null, got 1"),
+        ("adaptive: 0.0", "expected a number > 0 and < 1 or null, got 0.0"),
+        ("adaptive: .nan", "expected a number > 0 and < 1 or null, got nan"),
+        ("adaptive: true", "expected a number > 0 and < 1 or null, got true"),
+        (
+            "adaptive: 0.9, combine: {late: 1}",
+            "expected none beside combine, whose scores move with every candidate more; remove either",
+        ),
+    ],
+)
+def test_a_wrong_confidence_is_named(keys: str, message: str) -> None:
+    assert problems(stages(BM25, f"{LATE[:-1]}, {keys}}}")) == [f"f.yaml:5: stages[1].adaptive: {message}"]
+
+
+# Probabilities
+
+
+def calibrated(settings: str) -> str:
+    return stages(BM25, LATE[:-1] + f", {settings}}}")
+
+
+def test_a_score_may_be_worth_a_probability() -> None:
+    late = parse_config(calibrated("probability: {platt: {a: 2, b: -1}}, min_probability: 0.5")).stages[1].settings
+    assert late.probability is not None
+    assert late.probability(np.array([0.5])).tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("probability: {}", "probability: expected either platt or isotonic, got {}"),
+        ("probability: {platt: {a: 0, b: 1}}", "probability.platt.a: expected a number > 0, got 0"),
+        ("probability: {platt: {a: 1}}", "probability.platt: expected a key 'b' (a number), got none"),
+        ("probability: {plat: {a: 1, b: 1}}", "probability.plat: unknown key; did you mean 'platt'?"),
+        (
+            "probability: {isotonic: {scores: [1, 2], values: [0.5, 1.5]}}",
+            "probability.isotonic.values[1]: expected a number >= 0 and <= 1, got 1.5",
+        ),
+        (
+            "probability: {isotonic: {scores: [1, 2], values: [0.5, 0.4]}}",
+            "probability.isotonic: expected scores that rise and values that do not fall, got ",
+        ),
+        (
+            "probability: {isotonic: {scores: [1, 2], values: [0.5]}}",
+            "probability.isotonic: expected as many scores as values, got 2 and 1, got ",
+        ),
+        (
+            "min_probability: 0.5",
+            "min_probability: expected a probability, too, which says what a score is worth, got ",
+        ),
+        (
+            "combine: {late: 1}, probability: {platt: {a: 1, b: 1}}",
+            "probability: expected none beside combine, whose scores compare candidates of one query only; remove ",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_probability_is_said(settings: str, message: str) -> None:
+    found = problems(calibrated(settings))
+    assert [line for line in found if line.startswith(f"f.yaml:5: stages[1].{message}")] == found[:1]
+    assert len(found) == 1
+
+
+def test_a_retriever_that_is_fused_has_no_probability() -> None:
+    first = BM25[:-1] + ", probability: {platt: {a: 1, b: 0}}, min_probability: 0.1}"
+    fault = "expected none for a retriever that is fused: answers have the fusion's scores; remove it"
+    at = "f.yaml:8: stages[0].retrievers[0]"
+    assert problems(fusion(first, DENSE)) == [f"{at}.min_probability: {fault}", f"{at}.probability: {fault}"]

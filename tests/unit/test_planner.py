@@ -47,6 +47,21 @@ def test_every_config_is_planned(path: Path) -> None:
     assert own_s <= result.budget_s * (1 + 1e-9) < math.inf
 
 
+def test_stages_whose_scores_a_later_one_combines_are_marked() -> None:
+    combining = TEXT.replace("on_error: fail}", "combine: {words: 0.3, both: 0, late: 1}}")
+    units = {unit.name: unit for unit in planned(combining).units()}
+    assert units["late"].combine == {"words": 0.3, "both": 0, "late": 1}
+    assert [name for name, unit in units.items() if unit.combined_later] == ["words", "both"]
+    assert not any(unit.combined_later or unit.combine for unit in planned(TEXT).units())
+
+
+def test_a_stage_that_may_stop_early_says_how_sure_it_is_to_be() -> None:
+    late = planned(TEXT.replace("on_error: fail}", "adaptive: 0.9}")).stages[1]
+    plain = planned(TEXT).stages[1]
+    assert (late.adaptive, plain.adaptive) == (0.9, None)
+    assert late.cost_key == plain.cost_key
+
+
 def test_there_are_configs() -> None:
     assert {"default.yaml", "two-stage.yaml", "hybrid.yaml", "msmarco.yaml"} <= {path.name for path in CONFIGS}
 

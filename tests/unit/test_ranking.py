@@ -5,12 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade.ranking import best_passages, cut, hits, interleave, merge, reorder
+from cascade.stage import StageSettings
 from cascade.types import Candidates
 from tests.fakes import FakeCollection
 
 
 def candidates(*rows: int) -> Candidates:
     return Candidates.unscored(np.array(rows, np.int32))
+
+
+def settings(name: str, **own) -> StageSettings:
+    return StageSettings(name=name, kind="fake", top_k=10, **own)
 
 
 def found(*pairs: tuple[int, float]):
@@ -90,6 +95,22 @@ def test_a_document_is_as_good_as_its_best_passage():
 
 def test_hits_name_document_and_stage_and_count_from_one():
     best = Candidates(np.array([4, 0], np.int32), np.array([1.5, 0.0], np.float32), np.array([1, -1], np.int16))
-    first, second = hits(best, FakeCollection(12, per_document=3), ["bm25", "ce"])
+    first, second = hits(best, FakeCollection(12, per_document=3), [settings("bm25"), settings("ce")])
     assert (first.rank, first.doc_id, first.score, first.stage, first.text) == (1, "d1", 1.5, "ce", "text 4")
     assert (second.rank, second.doc_id, second.stage) == (2, "d0", "")
+
+
+def test_hits_are_as_probable_as_their_own_stage_says_and_may_be_too_improbable():
+    late = settings("late", probability={"platt": {"a": 1.0, "b": 0.0}})
+    line = {"isotonic": {"scores": [0.0, 1.0], "values": [0.0, 1.0]}}
+    cross = settings("cross", probability=line, min_probability=0.5)
+    stages = np.array([2, 2, 2, 1, 0, -1], np.int16)
+    best = Candidates(np.arange(6, dtype=np.int32), np.array([0.75, 0.5, 0.25, 0.0, 9.0, 0.0], np.float32), stages)
+    answer = hits(best, FakeCollection(6), [settings("words"), late, cross])
+    assert [(hit.rank, hit.doc_id, hit.probability) for hit in answer] == [
+        (1, "d0", 0.75),
+        (2, "d1", 0.5),
+        (3, "d3", 0.5),
+        (4, "d4", None),
+        (5, "d5", None),
+    ]

@@ -60,6 +60,8 @@ def test_every_config_is_accepted(path: Path, validator: Draft202012Validator) -
         cascade({"name": "f", "kind": "fusion", "top_k": 5, "retrievers": [BM25, DENSE], "weights": {"bm25": 1}}),
         cascade({"name": "f", "kind": "fusion", "top_k": 5, "retrievers": [BM25, {**LATE, "backend": "plaid"}]}),
         cascade(BM25, budget_ms=10.5, passages={"max_tokens": 64}),
+        cascade(BM25, {**LATE, "combine": {"bm25": 0, "late": 0.5}}),
+        cascade(BM25, {**LATE, "adaptive": 0.95}),
     ],
 )
 def test_what_it_accepts(good: dict[str, Any], validator: Draft202012Validator) -> None:
@@ -85,6 +87,11 @@ def test_what_it_accepts(good: dict[str, Any], validator: Draft202012Validator) 
         cascade({"name": "f", "kind": "fusion", "top_k": 5, "retrievers": [BM25]}),
         cascade({"name": "f", "kind": "fusion", "top_k": 5, "retrievers": ["bm25", "dense"]}),
         cascade({"name": "f", "kind": "fusion", "top_k": 5, "retrievers": [BM25, {"name": "c", "kind": "fusion"}]}),
+        cascade({**BM25, "combine": {"bm25": 1}}),
+        cascade({**BM25, "adaptive": 0.9}),
+        cascade(BM25, {**LATE, "adaptive": 1}),
+        cascade(BM25, {**LATE, "combine": {"late": -1}}),
+        cascade(BM25, {**LATE, "combine": ["late"]}),
         cascade(BM25, frobnicate=1),
         cascade(BM25, version=2),
         cascade(BM25, quantile=1),

@@ -12,7 +12,7 @@ from cascade.load import parse_config
 from cascade.planner import plan
 from cascade.tuner import First, Limits, Point, Recording, SearchSpace
 from cascade.tuner.report import to_yaml
-from tests.tuner_for_tests import Machine, recorded
+from tests.tuner_for_tests import CASCADE, Machine, recorded
 
 REGISTRY = Machine().registry()
 
@@ -47,6 +47,26 @@ def test_every_point_is_a_cascade_that_a_file_can_state(recording: Recording) ->
         again = parse_config(to_yaml(config, [point.label()]), registry=REGISTRY)
         assert plan(again) == plan(config)
         assert [entry.settings.top_k for entry in config.stages] == [*point.depths, min(10, *point.depths, 10)]
+
+
+def test_a_chain_without_some_of_the_stages_combines_those_that_it_has(tmp_path: Path) -> None:
+    text = CASCADE.replace("top_k: 10}", "top_k: 10, combine: {hybrid: 1, words: 0.5, quick: 0, slow: 0.7}}")
+    own = recorded(tmp_path, Machine(), text=text, queries=1)
+    space = SearchSpace.of(own, registry=REGISTRY)
+    combined = {}
+    for point in space.points():
+        config = space.config(point)
+        assert plan(parse_config(to_yaml(config, []), registry=REGISTRY)) == plan(config)
+        if "slow" in point.rerankers:
+            combined[(point.first.retrievers, point.rerankers)] = config.stages[-1].settings.combine
+    assert combined == {
+        (("words",), ("slow",)): {"words": 0.5, "slow": 0.7},
+        (("words",), ("quick", "slow")): {"words": 0.5, "quick": 0, "slow": 0.7},
+        (("meaning",), ("slow",)): None,
+        (("meaning",), ("quick", "slow")): {"quick": 0, "slow": 0.7},
+        (("words", "meaning"), ("slow",)): {"hybrid": 1, "words": 0.5, "slow": 0.7},
+        (("words", "meaning"), ("quick", "slow")): {"hybrid": 1, "words": 0.5, "quick": 0, "slow": 0.7},
+    }
 
 
 def test_every_choice_of_an_optimiser_is_a_point_of_the_space(recording: Recording, tmp_path: Path) -> None:
