@@ -45,7 +45,7 @@ stages:
 """
 RERANKER = "  - {{name: reranker, kind: {kind}, model: bundled:{model}, top_k: 100{more}}}\n"
 RERANKERS = {
-    "late interaction, untrained": ("colbert", "bi-encoder", ""),
+    "untrained-late-interaction": ("colbert", "bi-encoder", ""),
     "colbert": ("colbert", "colbert", ""),
     "distilbert": ("cross_encoder", "distilbert", ", dtype: bfloat16"),
     "cross-encoder": ("cross_encoder", "cross-encoder", ", dtype: bfloat16"),
@@ -104,7 +104,7 @@ def _end_to_end(folder: Path, work: Path, only: Sequence[str] | None) -> Iterato
     configs |= {file.stem: load_config(file) for file in (CONFIGS / "two-stage.yaml", CONFIGS / "default.yaml")}
     index = _index(folder, work / folder.name)
     for name, config in _chosen(configs, only):
-        path = work / f"{folder.name}.{name.replace(' ', '-')}.trec"
+        path = work / f"{folder.name}.{name}.trec"
         with Cascade(config, index=index) as engine, write_run(path, name) as writer:
             for ranking in engine.stream(read_queries(folder), top_k=DEPTH):
                 writer.write(ranking.query.query_id, [(hit.doc_id, hit.score) for hit in ranking])
@@ -121,7 +121,7 @@ def _reranking(folder: Path, work: Path, only: Sequence[str] | None) -> Iterator
     configs = {name: parse_config(ALONE.format(name="bm25") + line) for name, line in _models().items()}
     configs["default"] = load_config(CONFIGS / "default.yaml")
     for name, config in _chosen(configs, only):
-        path = work / f"{folder.name}.{name.replace(' ', '-')}.trec"
+        path = work / f"{folder.name}.{name}.trec"
         with Cascade(config) as engine, write_run(path, name) as writer:
             for query in read_queries(folder):
                 passages = [documents[scored.doc_id] for scored in given[query.query_id]]

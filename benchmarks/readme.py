@@ -20,14 +20,22 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def quality(result: Mapping[str, Any]) -> str:
-    """nDCG@10 and more by collection and cascade."""
-    measures = result["measures"]
-    rows = [
-        [collection, name, *(f"{values[measure]:.3f}" for measure in measures)]
-        for collection, by_cascade in result["figures"].items()
-        for name, values in by_cascade.items()
+    """nDCG@10 of every cascade on every collection."""
+    figures = result["figures"]
+    names = dict.fromkeys(name for by_cascade in figures.values() for name in by_cascade)
+    rows = [[name, *(f"{by[name]['nDCG@10']:.3f}" if name in by else "" for by in figures.values())] for name in names]
+    return markdown_table(["nDCG@10", *figures], rows)
+
+
+def blindspot(result: Mapping[str, Any]) -> str:
+    """Share of triples in which the answer is ahead of the lookalike."""
+    figures = result["figures"]
+    categories = list(next(iter(figures.values()))["by_category"])
+    rows = [[category, *(f"{by['by_category'][category]:.0%}" for by in figures.values())] for category in categories]
+    overall = [
+        f"{by['overall']:.0%} ({by['interval_95'][0]:.0%} to {by['interval_95'][1]:.0%})" for by in figures.values()
     ]
-    return markdown_table(["collection", "cascade", *measures], rows)
+    return markdown_table(["answer ahead of lookalike", *figures], [*rows, ["overall (95 % interval)", *overall]])
 
 
 def memory(result: Mapping[str, Any]) -> str:
@@ -45,7 +53,12 @@ def deadlines(result: Mapping[str, Any]) -> str:
     return markdown_table(columns, rows)
 
 
-TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {"quality": quality, "memory": memory, "deadlines": deadlines}
+TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "quality": quality,
+    "blindspot": blindspot,
+    "memory": memory,
+    "deadlines": deadlines,
+}
 
 
 def filled(readme: str) -> str:

@@ -14,14 +14,14 @@ from cascade.optimizing import Precision, optimizer
 
 GROUP = "cascade.models"
 
-models = typer.Typer(help="Lists the bundled models, or makes a faster form of one.", rich_markup_mode=None)
+models = typer.Typer(rich_markup_mode=None)
 
 
 @models.callback(invoke_without_command=True)
 def list_models(
     context: typer.Context, json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False
 ) -> None:
-    """Lists the bundled models: what they are, their licence and where they come from.
+    """Lists the bundled models: what they are, their licence and where they come from. Or makes a faster form of one.
 
     Example: cascade models
     """

@@ -155,7 +155,7 @@ def test_models_are_listed_for_people_and_for_programs(cli: Any) -> None:
 def test_stages_are_listed_with_their_roles(cli: Any) -> None:
     ran = cli("stages")
     lines = [line.split() for line in ran.out.splitlines()]
-    assert [line[0] for line in lines] == ["kind", "bm25", "colbert", "cross_encoder", "dense", "fusion"]
+    assert [line[0] for line in lines] == ["kind", "bm25", "colbert", "cross_encoder", "dense", "fusion", "listwise"]
     assert lines[1][1] == "retriever"
 
 

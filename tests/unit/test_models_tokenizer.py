@@ -119,7 +119,7 @@ def test_an_unknown_order_of_segments_is_refused(tmp_path: Path) -> None:
     pair = [*single, {"Sequence": {"id": "B", "type_id": 0}}, {"SpecialToken": {"id": "[SEP]", "type_id": 1}}]
     rules["post_processor"] = {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special}
     (bert / "tokenizer.json").write_text(json.dumps(rules))
-    with pytest.raises(ModelError, match="expected segment 0 up to the second text"):
+    with pytest.raises(ModelError, match="expected segment 0 for the first text and 1 for the second"):
         layout(bert)
 
 
