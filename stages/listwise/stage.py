@@ -85,7 +85,8 @@ class Listwise(ListwiseReranker):
         offsets = self._tokens.offsets
         text = np.minimum(offsets[rows + 1] - offsets[rows], self._max_passage_tokens)
         share = -(-len(query) // self.window)
-        return (text + len(self._head) + len(self._tail) + share).astype(np.int32)
+        lengths: npt.NDArray[np.int32] = (text + len(self._head) + len(self._tail) + share).astype(np.int32)
+        return lengths
 
     def score_window(self, query: TokenIds, rows: Rows) -> Scores:
         """float32 [n]: a score for each of the rows, given the others."""

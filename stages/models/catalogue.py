@@ -53,8 +53,8 @@ class BundledModel:
 
 
 _TRAINED_ON = (
-    "what its base was trained on, and: Natural Questions (three small editions, among them QED and CLAP NQ), BoolQ, SQuAD "
-    "(development part), SQuADShifts (new Wikipedia), MedQuAD, PubMedQA, SciFact's training part"
+    "what its base was trained on, and: Natural Questions (three small editions, among them QED and CLAP NQ), BoolQ, "
+    "SQuAD (development part), SQuADShifts (new Wikipedia), MedQuAD, PubMedQA, SciFact's training part"
 )
 
 CATALOGUE: tuple[BundledModel, ...] = (
@@ -77,19 +77,19 @@ CATALOGUE: tuple[BundledModel, ...] = (
         architecture="joint encoder on BERT's layers, 6 of them, 384 wide, the first three apart",
         parameters=22_861_450,
         licence="Apache-2.0",
-        provenance="trained by this project from bundled:bi-encoder, the last three layers, gates and head, in 40 minutes on "
-        "one CPU core; see README.md beside the weights",
+        provenance="trained by this project from bundled:bi-encoder, the last three layers, gates and head, in 40 "
+        "minutes on one CPU core; see README.md beside the weights",
         training_data=_TRAINED_ON,
         location="weights/cross-encoder",
     ),
     BundledModel(
         name="listwise",
         summary="reads a query and up to four passages at once, in whatever order they come",
-        architecture="joint encoder on BERT's layers, 6 of them, 384 wide, the first three apart; attention between passages",
+        architecture="joint encoder on BERT's layers, 6 of them, 384 wide, three apart; attention among passages",
         parameters=22_861_450,
         licence="Apache-2.0",
-        provenance="trained by this project from bundled:cross-encoder, the last layer, gates and head, in 9 minutes on one "
-        "CPU core; see README.md beside the weights",
+        provenance="trained by this project from bundled:cross-encoder, the last layer, gates and head, in 9 minutes on "
+        "one CPU core; see README.md beside the weights",
         training_data=_TRAINED_ON,
         location="weights/listwise",
     ),

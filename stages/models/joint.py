@@ -196,7 +196,8 @@ class LateInteractionHead(nn.Module):
         starts = states.gather(1, first[:, :, None].expand(-1, -1, states.shape[-1]))
         both = torch.cat((states[:, :1].expand_as(starts), starts), -1)
         learned = self.out(functional.gelu(self.inner(both))).squeeze(-1)
-        return self.mix[0] * maxsim + self.mix[1] * cosine + learned
+        score: torch.Tensor = self.mix[0] * maxsim + self.mix[1] * cosine + learned
+        return score
 
 
 class JointEncoder(nn.Module):
@@ -248,7 +249,8 @@ class JointEncoder(nn.Module):
         first = ends - member.sum(-1).to(torch.int64)
         states = self._states(ids, mask, texts, first)
         within = torch.clamp(first[:, 1:], max=ids.shape[1] - 1)
-        return self.head(states.to(self.gates.dtype), member[:, 0], member[:, 1:], within)
+        scores: torch.Tensor = self.head(states.to(self.gates.dtype), member[:, 0], member[:, 1:], within)
+        return scores
 
     def _states(self, ids: torch.Tensor, mask: torch.Tensor, texts: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         place = torch.arange(ids.shape[1], device=ids.device)[None] - first.gather(1, texts)
