@@ -88,8 +88,8 @@ CATALOGUE: tuple[BundledModel, ...] = (
         architecture="joint encoder on BERT's layers, 6 of them, 384 wide, three apart; attention among passages",
         parameters=22_861_450,
         licence="Apache-2.0",
-        provenance="trained by this project from bundled:cross-encoder, the last layer, gates and head, in 9 minutes on "
-        "one CPU core; see README.md beside the weights",
+        provenance="trained by this project from bundled:cross-encoder, the last layer, gates and head, in 9 "
+        "minutes on one CPU core; see README.md beside the weights",
         training_data=_TRAINED_ON,
         location="weights/listwise",
     ),
