@@ -43,7 +43,7 @@ stages:
       - {{name: bm25, kind: bm25, top_k: 400}}
       - {{name: dense, kind: dense, model: bundled:bi-encoder, top_k: 400}}
 """
-RERANKER = "  - {{name: reranker, kind: {kind}, model: bundled:{model}, top_k: 100{more}}}\n"
+RERANKER = "  - {{name: reranker, kind: {kind}, model: bundled:{model}, top_k: {top_k}{more}}}\n"
 RERANKERS = {
     "untrained-late-interaction": ("colbert", "bi-encoder", ""),
     "colbert": ("colbert", "colbert", ""),
@@ -86,11 +86,11 @@ def main() -> int:
     return 0
 
 
-def _models() -> dict[str, str]:
+def _models(top_k: int) -> dict[str, str]:
     """The reranking stages whose models are installed, as a line of YAML each."""
     there = {model.name for model in CATALOGUE}
     return {
-        name: RERANKER.format(kind=kind, model=model, more=more)
+        name: RERANKER.format(kind=kind, model=model, more=more, top_k=top_k)
         for name, (kind, model, more) in RERANKERS.items()
         if model in there
     }
@@ -100,7 +100,7 @@ def _end_to_end(folder: Path, work: Path, only: Sequence[str] | None) -> Iterato
     """Every cascade over an index of the folder's corpus."""
     configs = {name: parse_config(ALONE.format(name=name)) for name in ("bm25", "dense")}
     retrieval = RETRIEVAL.format(name="model", depth=RERANKED)
-    configs |= {name: parse_config(retrieval + line) for name, line in _models().items()}
+    configs |= {name: parse_config(retrieval + line) for name, line in _models(RERANKED).items()}
     configs |= {file.stem: load_config(file) for file in (CONFIGS / "two-stage.yaml", CONFIGS / "default.yaml")}
     index = _index(folder, work / folder.name)
     for name, config in _chosen(configs, only):
@@ -118,7 +118,7 @@ def _reranking(folder: Path, work: Path, only: Sequence[str] | None) -> Iterator
     yield "bm25", _measured(folder / GIVEN_RUN, qrels)
     wanted = {scored.doc_id for found in given.values() for scored in found}
     documents = {item.document.doc_id: item.document for item in read_corpus(folder) if item.document.doc_id in wanted}
-    configs = {name: parse_config(ALONE.format(name="bm25") + line) for name, line in _models().items()}
+    configs = {name: parse_config(ALONE.format(name="bm25") + line) for name, line in _models(DEPTH).items()}
     configs["default"] = load_config(CONFIGS / "default.yaml")
     for name, config in _chosen(configs, only):
         path = work / f"{folder.name}.{name}.trec"
@@ -141,7 +141,10 @@ def _by_bi_encoder(
     )
     target = work / f"{folder.name}.candidates"
     if not (target / "CURRENT").exists():
-        index_corpus(config, documents.values(), target)
+        corpus = work / f"{folder.name}.candidates.jsonl"
+        lines = (json.dumps({"_id": d.doc_id, "title": d.title, "text": d.text}) for d in documents.values())
+        corpus.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        index_corpus(config, read_corpus(corpus), target)
     path = work / f"{folder.name}.dense.trec"
     with Cascade(config, index=Index.open(target)) as engine, write_run(path, "dense") as writer:
         for query in read_queries(folder):
@@ -158,7 +161,7 @@ def _chosen(configs: Mapping[str, CascadeConfig], only: Sequence[str] | None) ->
 def _index(folder: Path, target: Path) -> Index:
     if not (target / "CURRENT").exists():
         print(f"{folder}: indexing", file=sys.stderr)
-        stages = [line for name, line in _models().items() if "untrained" not in name]
+        stages = _models(DEPTH).values()
         everything = RETRIEVAL.format(name="everything", depth=200) + "".join(
             line.replace("name: reranker", f"name: reranker-{number}") for number, line in enumerate(stages)
         )
