@@ -1,6 +1,17 @@
-"""For all tests: Hypothesis measures no time, since no test may depend on how busy the machine is."""
+"""For all tests: Hypothesis sets no time limit, since no test may depend on how busy the machine is; no user's cache."""
 
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_optimized_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Faster forms of models that the user once made are out of sight."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
