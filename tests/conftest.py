@@ -1,4 +1,4 @@
-"""For all tests: Hypothesis sets no time limit, since no test may depend on how busy the machine is; no user's cache."""
+"""For all tests: Hypothesis sets no time limit, which a busy machine would miss; no user's cache is seen."""
 
 from collections.abc import Iterator
 
