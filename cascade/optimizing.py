@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias, cast
 
-from cascade.errors import UnknownKind
+from cascade.registry import load_entry, offered
 
 OPTIMIZERS_GROUP = "cascade.optimizers"
 
@@ -75,11 +74,5 @@ def optimizer(runtime: str) -> Optimizer:
     Raises:
         UnknownKind: nothing installed offers it, or what does cannot be imported.
     """
-    entries = {entry.name: entry for entry in entry_points(group=OPTIMIZERS_GROUP)}
-    if runtime not in entries:
-        known = ", ".join(sorted(entries)) if entries else "none; install the package again"
-        raise UnknownKind(f"no optimizer for the runtime {runtime!r}; installed: {known}")
-    try:
-        return cast(Optimizer, entries[runtime].load())
-    except Exception as error:
-        raise UnknownKind(f"{runtime!r} is {entries[runtime].value}, which does not import: {error}") from error
+    entry = offered(OPTIMIZERS_GROUP, runtime, f"no optimizer for the runtime {runtime!r}")
+    return cast(Optimizer, load_entry(entry))

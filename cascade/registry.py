@@ -5,11 +5,37 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from cascade.errors import UnknownKind
 from cascade.stage import StageKind
 
 STAGES_GROUP = "cascade.stages"
+
+
+def load_entry(entry: EntryPoint) -> Any:
+    """What an entry point names.
+
+    Raises:
+        UnknownKind: its module does not import.
+    """
+    try:
+        return entry.load()
+    except Exception as error:
+        raise UnknownKind(f"{entry.name!r} is offered by {entry.value}, which does not import: {error}") from error
+
+
+def offered(group: str, name: str, unknown: str) -> EntryPoint:
+    """The entry point of that name in a group.
+
+    Raises:
+        UnknownKind: with ``unknown`` and what is installed, when nothing offers it.
+    """
+    entries = {entry.name: entry for entry in entry_points(group=group)}
+    if name not in entries:
+        known = ", ".join(sorted(entries)) if entries else "none; install the package again"
+        raise UnknownKind(f"{unknown}; installed: {known}")
+    return entries[name]
 
 
 class Registry:
@@ -37,10 +63,7 @@ class Registry:
             hint = f"did you mean {near[0]!r}?" if near else f"installed kinds: {', '.join(self.names())}"
             raise UnknownKind(f"unknown {kind!r}; {hint}")
         entry = self._entry_points[kind]
-        try:
-            found = entry.load()
-        except Exception as error:
-            raise UnknownKind(f"{kind!r} is offered by {entry.value}, which does not import: {error}") from error
+        found = load_entry(entry)
         if not isinstance(found, StageKind):
             raise UnknownKind(f"{kind!r}: {entry.value} is a {type(found).__name__}, expected a StageKind")
         self._kinds[kind] = found

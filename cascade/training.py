@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import BaseModel
 
 from cascade.errors import UnknownKind
+from cascade.registry import load_entry, offered
 
 TRAINERS_GROUP = "cascade.trainers"
 
@@ -61,14 +61,8 @@ def trainer(name: str) -> Trainer:
     Raises:
         UnknownKind: nothing installed offers it, or what does cannot be imported.
     """
-    entries = {entry.name: entry for entry in entry_points(group=TRAINERS_GROUP)}
-    if name not in entries:
-        known = ", ".join(sorted(entries)) if entries else "none; install the package again"
-        raise UnknownKind(f"no trainer is called {name!r}; installed: {known}")
-    try:
-        found = entries[name].load()
-    except Exception as error:
-        raise UnknownKind(f"{name!r} is offered by {entries[name].value}, which does not import: {error}") from error
+    entry = offered(TRAINERS_GROUP, name, f"no trainer is called {name!r}")
+    found = load_entry(entry)
     if not isinstance(found, Trainer):
-        raise UnknownKind(f"{name!r}: {entries[name].value} is a {type(found).__name__}, expected a Trainer")
+        raise UnknownKind(f"{name!r}: {entry.value} is a {type(found).__name__}, expected a Trainer")
     return found
