@@ -58,9 +58,9 @@ class Optimizer(Protocol):
     """Makes a faster form of a model for one runtime."""
 
     def __call__(
-        self, model: str, precision: Precision, questions: Sequence[JudgedQuestion], progress: Progress
+        self, model: str, precision: Precision | None, questions: Sequence[JudgedQuestion], progress: Progress
     ) -> Optimized:
-        """The form, kept where the runtime finds it.
+        """The form, kept where the runtime finds it; None is the precision that suits the model.
 
         Raises:
             ModelError: the model cannot be converted, or the form ranks too differently.

@@ -43,19 +43,20 @@ def list_models(
 
 @models.command("optimize")
 def optimize(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A cross-encoder, as a configuration names it.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model, as a configuration names it.")],
     runtime: Annotated[str, typer.Option("--runtime", help="What will run it.")] = "openvino",
     precision: Annotated[
-        Precision, typer.Option("--precision", help="int8 is the fastest; bfloat16 and float32 lose less.")
-    ] = "int8",
+        Precision | None,
+        typer.Option("--precision", help="Default: int8 for a cross-encoder, bfloat16 for an encoder of queries."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="The figures as JSON on stdout.")] = False,
 ) -> None:
-    """Makes a faster form of a cross-encoder, measures whether it still ranks as the model does, and keeps it.
+    """Makes a faster form of a model, measures whether it still ranks as the model does, and keeps it.
 
-    Takes a minute or two. The form goes into the user's cache folder, where `runtime: auto` finds it. One that ranks
-    too differently is refused.
+    Takes a minute or two. A cross-encoder scores pairs with it, a bi-encoder or ColBERT encodes queries. The form goes
+    into the user's cache folder, where `runtime: auto` finds it. One that ranks too differently is refused.
 
-    Example: cascade models optimize ./my-reranker --precision int8
+    Example: cascade models optimize bundled:cross-encoder
     """
     from cascade.demo.sample import judged_questions
 

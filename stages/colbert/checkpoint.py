@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 COLBERT_METADATA = "artifact.metadata"
 PYLATE_METADATA = "config_sentence_transformers.json"
+UNTRAINED = "encoder"
+"""The kind of a checkpoint that was not made for late interaction."""
 _IDENTITY = ("torch.nn.modules.linear.Identity", "torch.nn.Identity")
 _SUBFOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _Json = TypeVar("_Json", bound=BaseModel)
@@ -114,7 +116,7 @@ def read_format(folder: Path) -> Format:
     if pylate.is_file() and "query_length" in _read_json(pylate):
         return _pylate(folder)
     logger.info("%s: not trained for late interaction; its token embeddings are used as they are", folder)
-    return Format("encoder", "", "", 64, 256, False, False, (), ())
+    return Format(UNTRAINED, "", "", 64, 256, False, False, (), ())
 
 
 def read_projection(form: Format) -> npt.NDArray[np.float32] | None:

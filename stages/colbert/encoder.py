@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,10 +15,12 @@ from cascade.errors import ModelError
 from cascade.stage import Tokens
 from cascade.types import TokenIds
 from stages.colbert.checkpoint import Format, read_format, read_projection
-from stages.models import HFTokenizer, fingerprint, layout, load_transformer, longest_input, pad
+from stages.models import HFTokenizer, fingerprint, layout, load_transformer, longest_input, one_thread, pad
 
 if TYPE_CHECKING:
     import torch
+
+    from stages.runtimes.states import States
 
 _BATCH_TOKENS = 8192
 _COUNT_AT_ONCE = 65536
@@ -30,12 +33,19 @@ class TokenEncoder:
         folder: the checkpoint; ``stages.colbert.checkpoint`` says which kinds there are.
         passage_tokens: most tokens of a passage, special tokens and marker included; None for the checkpoint's own.
         query_tokens: the same for queries.
+        queries: what encodes queries; None for the checkpoint itself.
 
     Raises:
         ModelError: the checkpoint cannot be read, or has fewer positions than asked for.
     """
 
-    def __init__(self, folder: Path, passage_tokens: int | None = None, query_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        passage_tokens: int | None = None,
+        query_tokens: int | None = None,
+        queries: States | None = None,
+    ) -> None:
         import torch
 
         form = read_format(folder)
@@ -51,6 +61,7 @@ class TokenEncoder:
         self._expansion = self.tokenizer.mask_id if form.expand_queries else None
         self._attend_to_expansion = form.attend_to_expansion
         self._model = load_transformer(folder, "encoder")
+        self._queries = queries
         self._skipped = self._skip_table(form)
         projection = read_projection(form)
         hidden = int(self._model.config.hidden_size)
@@ -66,7 +77,7 @@ class TokenEncoder:
         """16 hex digits over everything that shapes the embedding of a passage."""
 
     def encode_query(self, text: str) -> npt.NDArray[np.float32]:
-        """float32 [query tokens, dim], rows of length 1.
+        """float32 [query tokens, dim], rows of length 1, made on the calling thread.
 
         A model that expands queries always gives as many rows as its query length: [MASK] tokens fill up what the
         query leaves, and score like the others. Khattab and Zaharia 2020, section 3.2.
@@ -80,9 +91,19 @@ class TokenEncoder:
             missing = self._query_tokens - len(ids)
             ids = np.pad(ids, (0, missing), constant_values=self._expansion)
             mask = np.pad(mask, (0, missing), constant_values=int(self._attend_to_expansion))
-        inputs = torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(mask)
-        states = self._forward(inputs[0][None], inputs[1][None])
+        rows, masks = ids[None].astype(np.int64), mask[None]
+        if self._queries is not None:
+            states = self._unit(torch.from_numpy(self._queries.states(rows, masks)))
+        else:
+            with one_thread():
+                states = self._forward(torch.from_numpy(rows), torch.from_numpy(masks))
         return states.reshape(len(ids), self.dim)
+
+    def with_queries_on(self, queries: States | None) -> TokenEncoder:
+        """The same, but for what encodes queries."""
+        other = copy.copy(self)
+        other._queries = queries
+        return other
 
     def encode_passages(self, passages: Sequence[TokenIds]) -> npt.NDArray[np.float32]:
         """Embeddings of the kept tokens of passages, one passage after the other, in batches of similar length.
@@ -130,7 +151,12 @@ class TokenEncoder:
         import torch
 
         with torch.inference_mode():
-            states = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
+            return self._unit(self._model(input_ids=ids, attention_mask=mask).last_hidden_state)
+
+    def _unit(self, states: torch.Tensor) -> npt.NDArray[np.float32]:
+        import torch
+
+        with torch.inference_mode():
             if self._projection is not None:
                 states = states @ self._projection.T
             unit: npt.NDArray[np.float32] = torch.nn.functional.normalize(states, p=2, dim=-1).numpy()

@@ -23,6 +23,7 @@ from stages.colbert.pooling import pool, pooled_lengths
 from stages.colbert.settings import ColbertSettings
 from stages.colbert.store import CODEC, StoredRecords, StoredVectors, TokenVectors, Writer, ragged_offsets
 from stages.models import HFTokenizer, locate, one_thread
+from stages.runtimes.states import load_states
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,8 @@ class ColbertStage(Stage):
 
     def __init__(self, settings: ColbertSettings, context: Context) -> None:
         folder = locate(settings.model, context)
-        self._encoder = TokenEncoder(folder, settings.max_passage_tokens, settings.max_query_tokens)
+        queries = load_states(settings.model, folder, settings.runtime)
+        self._encoder = TokenEncoder(folder, settings.max_passage_tokens, settings.max_query_tokens, queries)
         self._settings = settings
 
     @property
@@ -174,8 +176,7 @@ class ColbertReranker(Reranker):
 
     def encode_query(self, query: Query) -> npt.NDArray[np.float32]:
         """float32 [query tokens, dim]."""
-        with one_thread():
-            return self._encoder.encode_query(query.text)
+        return self._encoder.encode_query(query.text)
 
     def lengths(self, query: npt.NDArray[np.float32], rows: Rows) -> npt.NDArray[np.int32]:
         """int32 [n]: tokens of each passage, from the index or as the encoder would read them."""
@@ -211,8 +212,9 @@ class CompressedReranker(Reranker):
 
     def encode_query(self, query: Query) -> QueryTables:
         """The query's embeddings, multiplied with all that a passage's can be made of."""
+        encoded = self._encoder.encode_query(query.text)
         with one_thread():
-            return self._lookup.tables(self._encoder.encode_query(query.text))
+            return self._lookup.tables(encoded)
 
     def lengths(self, query: QueryTables, rows: Rows) -> npt.NDArray[np.int32]:
         """int32 [n]: stored tokens of each passage."""

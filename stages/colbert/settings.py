@@ -13,9 +13,10 @@ from cascade.errors import ModelError
 from cascade.stage import Context, Role, StageSettings, index_field
 from stages.colbert.checkpoint import read_format
 from stages.models import ModelRef, check, locate
+from stages.runtimes import RuntimeName, runtime_problems
 
 _PLAID_PACKAGES = {"colbert": "colbert-ai", "faiss": "faiss-cpu", "ninja": "ninja"}
-_RESCORE_ONLY = ("bits", "pooling", "compute")
+_RESCORE_ONLY = ("bits", "pooling", "runtime", "compute")
 
 
 class ColbertSettings(StageSettings):
@@ -39,6 +40,9 @@ class ColbertSettings(StageSettings):
     pooling: Literal[1, 2] = index_field(
         1, description="2: store half as many embeddings of a passage, each the mean of tokens that are alike"
     )
+    runtime: RuntimeName = Field(
+        "auto", description="encodes queries; auto: OpenVINO with what 'cascade models optimize' made, else torch"
+    )
     compute: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="type of the product where embeddings are not compressed; bfloat16 is faster on CPUs that have it",
@@ -52,7 +56,7 @@ def role(settings: ColbertSettings) -> Role:
 
 def problems(settings: ColbertSettings, context: Context) -> Sequence[tuple[str, str]]:
     """What is wrong with the settings, as (field, message) pairs."""
-    found = [*_model_problems(settings, context)]
+    found = [*_model_problems(settings, context), *runtime_problems(settings.runtime, "auto")]
     if settings.backend == "plaid":
         found += [
             (name, "has no effect under backend: plaid") for name in _RESCORE_ONLY if name in settings.model_fields_set

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ import torch
 
 from cascade.errors import ModelError
 from cascade.types import TokenIds
-from stages.models import HFTokenizer, layout, load_transformer, longest_input, pad
+from stages.models import HFTokenizer, layout, load_transformer, longest_input, one_thread, pad
+from stages.runtimes.states import States
 
 Pooling = Literal["mean", "cls"]
 
@@ -29,15 +31,25 @@ class Encoder:
         tokenizer: the checkpoint's tokenizer.
         pooling: how token vectors become one: their mean, or that of the first token.
         normalise: scale each vector to length 1.
+        queries: what encodes queries; None for the model itself.
     """
 
-    def __init__(self, folder: Path, tokenizer: HFTokenizer, pooling: Pooling, normalise: bool) -> None:
+    def __init__(
+        self, folder: Path, tokenizer: HFTokenizer, pooling: Pooling, normalise: bool, queries: States | None = None
+    ) -> None:
         self._folder = folder
         self._model = load_transformer(folder, "encoder")
         self._layout = layout(folder)
         self._pad_id = tokenizer.pad_id
         self._pooling = pooling
         self._normalise = normalise
+        self._queries = queries
+
+    def with_queries_on(self, queries: States | None) -> Encoder:
+        """The same, but for what encodes queries."""
+        other = copy.copy(self)
+        other._queries = queries
+        return other
 
     @property
     def dimension(self) -> int:
@@ -72,17 +84,35 @@ class Encoder:
             batch = order[start : start + max(1, _BATCH_TOKENS // longest)]
             vectors[batch] = self._forward([sequences[i] for i in batch])
             start += len(batch)
-        if not np.isfinite(vectors).all():
-            raise ModelError(
-                f"{self._folder}: expected finite embeddings, got NaN or infinity; its weights are damaged"
-            )
-        return vectors
+        return self._finite(vectors)
+
+    def encode_query(self, query: TokenIds) -> npt.NDArray[np.float32]:
+        """The vector of one text, float32 [dimension], on the calling thread.
+
+        Raises:
+            ModelError: the model gives NaN or infinity.
+        """
+        if self._queries is None:
+            with one_thread():
+                vector: npt.NDArray[np.float32] = self.encode([query])[0]
+            return vector
+        ids, mask = self._framed([query])
+        states = self._queries.states(ids.numpy(), mask.numpy())
+        found: npt.NDArray[np.float32] = self._finite(self._pooled(torch.from_numpy(states), mask))[0]
+        return found
 
     def _forward(self, sequences: Sequence[TokenIds]) -> npt.NDArray[np.float32]:
-        head, tail = (np.array(ids, np.int32) for ids in (self._layout.head, self._layout.tail))
-        ids, mask = pad([np.concatenate((head, sequence, tail)) for sequence in sequences], self._pad_id, multiple=1)
+        ids, mask = self._framed(sequences)
         with torch.inference_mode():
-            hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
+            hidden: torch.Tensor = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return self._pooled(hidden, mask)
+
+    def _framed(self, sequences: Sequence[TokenIds]) -> tuple[torch.Tensor, torch.Tensor]:
+        head, tail = (np.array(ids, np.int32) for ids in (self._layout.head, self._layout.tail))
+        return pad([np.concatenate((head, sequence, tail)) for sequence in sequences], self._pad_id, multiple=1)
+
+    def _pooled(self, hidden: torch.Tensor, mask: torch.Tensor) -> npt.NDArray[np.float32]:
+        with torch.inference_mode():
             if self._pooling == "cls":
                 pooled = hidden[:, 0]
             else:
@@ -90,8 +120,15 @@ class Encoder:
                 pooled = (hidden * weights).sum(1) / weights.sum(1)
             if self._normalise:
                 pooled = torch.nn.functional.normalize(pooled, dim=1)
-            result: npt.NDArray[np.float32] = pooled.numpy()
+        result: npt.NDArray[np.float32] = pooled.numpy()
         return result
+
+    def _finite(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        if not np.isfinite(vectors).all():
+            raise ModelError(
+                f"{self._folder}: expected finite embeddings, got NaN or infinity; its weights are damaged"
+            )
+        return vectors
 
 
 def stated_pooling(folder: Path) -> Pooling:

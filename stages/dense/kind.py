@@ -10,6 +10,7 @@ from pydantic import Field
 
 from cascade.stage import Context, Stage, StageKind, StageSettings, index_field
 from stages.models import ModelRef, check
+from stages.runtimes import RuntimeName, runtime_problems
 
 
 class DenseSettings(StageSettings):
@@ -23,6 +24,9 @@ class DenseSettings(StageSettings):
     pooling: Literal["auto", "mean", "cls"] = index_field("auto", description="auto: what the checkpoint states")
     normalise: bool = index_field(True, description="scale vectors to length 1: scores are cosines")
     dtype: Literal["float32", "float16"] = index_field("float32", description="float16 halves the index, not the time")
+    runtime: RuntimeName = Field(
+        "auto", description="encodes queries; auto: OpenVINO with what 'cascade models optimize' made, else torch"
+    )
     search: Literal["exact", "hnsw"] = index_field("exact", description="hnsw: approximate; for millions of passages")
     hnsw_links: int = index_field(32, ge=4, le=256, description="links of a node in the HNSW graph (M)")
     hnsw_ef_construction: int = index_field(200, ge=8, le=4096, description="candidates kept while building the graph")
@@ -30,14 +34,14 @@ class DenseSettings(StageSettings):
 
 
 def _check(settings: DenseSettings, context: Context) -> Sequence[tuple[str, str]]:
-    problems = []
+    problems: list[tuple[str, str]] = []
     wrong = check(settings.model, context)
     if wrong is not None:
         problems.append(("model", wrong))
     if settings.search == "hnsw" and importlib.util.find_spec("faiss") is None:
         message = "hnsw needs the package faiss-cpu; run `pip install 'cascade-ranking[hnsw]'` or take search: exact"
         problems.append(("search", message))
-    return problems
+    return [*problems, *runtime_problems(settings.runtime, "auto")]
 
 
 def _load(settings: DenseSettings, context: Context) -> Stage:

@@ -14,7 +14,8 @@ from stages.dense.encoder import Encoder, stated_pooling
 from stages.dense.kind import DenseSettings
 from stages.dense.retriever import GRAPH, ExactRetriever, HnswRetriever, read_graph, write_graph
 from stages.dense.vectors import BLOCK, VECTORS, Shape, Vectors, finish, write
-from stages.models import HFTokenizer, fingerprint, locate, one_thread
+from stages.models import HFTokenizer, fingerprint, locate
+from stages.runtimes.states import load_states
 
 
 class DenseStage(Stage):
@@ -25,7 +26,8 @@ class DenseStage(Stage):
         self._settings = settings
         self._tokenizer = HFTokenizer(folder, settings.max_passage_tokens)
         pooling = stated_pooling(folder) if settings.pooling == "auto" else settings.pooling
-        self._encoder = Encoder(folder, self._tokenizer, pooling, settings.normalise)
+        queries = load_states(settings.model, folder, settings.runtime)
+        self._encoder = Encoder(folder, self._tokenizer, pooling, settings.normalise, queries)
         self._fingerprint = f"{fingerprint(folder)}-{pooling}"
         # A prefix is tokenised for itself, since passages come as ids; its last space would be a token to some.
         prefixes = (settings.passage_prefix.rstrip(), settings.query_prefix.rstrip())
@@ -70,9 +72,7 @@ class DenseStage(Stage):
 
     def _encode_query(self, text: str) -> npt.NDArray[np.float32]:
         ids = self._tokenizer.encode_start(text, self._settings.max_query_tokens)
-        with one_thread():
-            vector: npt.NDArray[np.float32] = self._encoder.encode([np.concatenate((self._query_prefix, ids))])[0]
-        return vector
+        return self._encoder.encode_query(np.concatenate((self._query_prefix, ids)))
 
     def _embed_all(self, passages: Passages) -> Vectors:
         tokens = passages.tokens(self._tokenizer)

@@ -2,7 +2,7 @@
 
 from stages.models.catalogue import CATALOGUE, BundledModel
 from stages.models.layout import Layout, layout
-from stages.models.loading import load_cross_encoder, load_transformer, longest_input, one_thread, pad
+from stages.models.loading import load_cross_encoder, load_transformer, longest_input, one_thread, pad, scores_pairs
 from stages.models.reference import ModelRef, check, fingerprint, locate
 from stages.models.tokenizer import HFTokenizer
 from stages.models.weights import read_weights, save_weights
@@ -24,4 +24,5 @@ __all__ = [
     "pad",
     "read_weights",
     "save_weights",
+    "scores_pairs",
 ]

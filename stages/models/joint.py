@@ -26,10 +26,9 @@ from tokenizers.processors import TemplateProcessing
 from torch import nn
 from torch.nn import functional
 
-from stages.models.layout import layout, read_config
+from stages.models.layout import JOINT_ENCODER, layout, read_config
 from stages.models.tokenizer import read_tokenizer
 
-ARCHITECTURE = "JointEncoder"
 NEVER = -1e4
 """Added to the logit of attention that must not happen; finite, so that a row of nothing else gives no NaN."""
 
@@ -84,7 +83,7 @@ def save_joint_files(folder: Path, base: Path, separate: int | None = None) -> d
     """
     config = read_config(base)
     layers = int(config["num_hidden_layers"])
-    config |= {"architectures": [ARCHITECTURE], "separate_layers": layers // 2 if separate is None else separate}
+    config |= {"architectures": [JOINT_ENCODER], "separate_layers": layers // 2 if separate is None else separate}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     tokenizer = read_tokenizer(base)
     around = layout(base)

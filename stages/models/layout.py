@@ -10,6 +10,9 @@ from typing import Any
 from cascade.errors import ModelError
 from stages.models.tokenizer import read_tokenizer
 
+JOINT_ENCODER = "JointEncoder"
+"""What ``config.json`` of a ``stages.models.joint.JointEncoder`` names as its architecture."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cascade.errors import ModelError
 from cascade.types import TokenIds
-from stages.models.layout import read_config
+from stages.models.layout import JOINT_ENCODER, read_config
 from stages.models.weights import BASE_KEY, read_weights
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def load_transformer(folder: Path, kind: Literal["encoder", "sequence-classifica
     from transformers import AutoModel, AutoModelForSequenceClassification
 
     loader: Any = AutoModel if kind == "encoder" else AutoModelForSequenceClassification
-    with _quiet():
+    with quiet_transformers():
         try:
             if BASE_KEY in read_config(folder):
                 model, info = _with_base(loader, folder)
@@ -85,10 +85,10 @@ def load_cross_encoder(folder: Path) -> torch.nn.Module:
         ModelError: the folder cannot be loaded, or lacks weights that the architecture needs.
     """
     from stages.models.classifier import Classifier
-    from stages.models.joint import ARCHITECTURE, JointConfig, JointEncoder
+    from stages.models.joint import JointConfig, JointEncoder
 
     config = read_config(folder)
-    if config.get("architectures") != [ARCHITECTURE]:
+    if config.get("architectures") != [JOINT_ENCODER]:
         return Classifier(load_transformer(folder, "sequence-classification")).eval()
     model = JointEncoder(JointConfig.of(config))
     weights = read_weights(folder)
@@ -100,6 +100,16 @@ def load_cross_encoder(folder: Path) -> torch.nn.Module:
     except RuntimeError as error:
         raise ModelError(f"{folder}: weights do not fit config.json: {error}") from error
     return model.eval()
+
+
+def scores_pairs(folder: Path) -> bool:
+    """Whether the checkpoint says of itself that it scores pairs; others encode one text at a time.
+
+    Raises:
+        ModelError: ``config.json`` is unreadable.
+    """
+    names = read_config(folder).get("architectures") or []
+    return any(name == JOINT_ENCODER or name.endswith("ForSequenceClassification") for name in names)
 
 
 def longest_input(folder: Path) -> int | None:
@@ -158,7 +168,7 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Keeps transformers' warnings and progress bars from the user: what matters in them is raised as errors."""
     from transformers.utils import logging as transformers_logging
 

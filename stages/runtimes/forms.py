@@ -19,7 +19,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from typing import Any
 from cascade.errors import ModelError
 from cascade.io.atomic import write_json_atomic
 from stages.models import fingerprint
+from stages.runtimes.parity import Parity
 
 _RECIPE = 1
 """Changes with the way forms are made."""
@@ -107,6 +108,27 @@ def new_form(folder: Path, precision: str) -> Iterator[tuple[Path, dict[str, Any
     finally:
         for left in (building, old):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def described(model: str, precision: str, outputs: int, parity: Parity) -> dict[str, Any]:
+    """What a report says of a form.
+
+    Args:
+        model: as the user named it.
+        precision: of the form.
+        outputs: number of outputs for each input.
+        parity: how its rankings compare with those of the model.
+    """
+    versions = {name: version(name) for name in ("openvino", "torch", "transformers")}
+    if precision == "int8":
+        versions["nncf"] = version("nncf")
+    return {
+        "model": model,
+        "precision": precision,
+        "outputs": outputs,
+        "versions": versions,
+        "parity": asdict(parity),
+    }
 
 
 def _digest(path: Path) -> str:

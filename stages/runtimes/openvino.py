@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cascade.errors import ModelError
+from stages.models.loading import quiet_transformers
 from stages.runtimes.choice import Floats, Ints
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -98,6 +99,15 @@ class OpenVINORuntime:
             out[rows] = request.infer(chunk, share_inputs=True, share_outputs=True)[0]
         return out
 
+    def states(self, ids: Ints, mask: Ints) -> Floats:
+        """float32 [n, L, outputs] of an encoder; see ``States``."""
+        length = ids.shape[1]
+        room = ((0, 0), (0, -length % _MULTIPLE))
+        parts = (np.pad(ids, room), np.pad(mask, room), np.zeros((1, 1), np.int64))
+        given = {port: parts[i] for port, i in enumerate(self._order)}
+        found: Floats = self._request().infer(given, share_inputs=True, share_outputs=True)[0]
+        return found[:, :length].astype(np.float32)
+
     def _request(self) -> Any:
         """The calling thread's own."""
         if not hasattr(self._requests, "mine"):
@@ -126,7 +136,7 @@ def convert(module: Any, examples: Sequence[tuple[Ints, Ints, Ints]], precision:
     openvino = import_openvino()
     named = [dict(zip(INPUTS, example, strict=True)) for example in examples]
     example = {name: torch.from_numpy(part) for name, part in named[0].items()}
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), quiet_transformers():
         warnings.simplefilter("ignore")  # tracing warns of every constant
         try:
             model = openvino.convert_model(module, example_input=example)

@@ -17,8 +17,7 @@ from cascade.stage import Context
 from cascade.training import Progress
 from cascade.types import Rows, Scores, TokenIds
 from stages.models import HFTokenizer, fingerprint, layout, load_cross_encoder, locate, longest_input, pad
-from stages.models.joint import ARCHITECTURE
-from stages.models.layout import read_config
+from stages.models.layout import JOINT_ENCODER, read_config
 from stages.training.cache import Arrays, Cache
 from stages.training.device import Device
 from stages.training.scoring import Scorer, score_groups
@@ -183,7 +182,7 @@ def _kind_of(folder: Path) -> StudentKind | None:
     """None for a sequence-classification checkpoint."""
     config = read_config(folder)
     architecture = str((config.get("architectures") or [""])[0])
-    if architecture == ARCHITECTURE:
+    if architecture == JOINT_ENCODER:
         return "listwise" if "passages_at_once" in config else "cross-encoder"
     if (folder / "artifact.metadata").is_file():
         return "colbert"

@@ -13,7 +13,8 @@ from torch.nn import functional
 from cascade.errors import ModelError
 from stages.models import HFTokenizer, load_cross_encoder, load_transformer, read_weights, save_weights
 from stages.models.catalogue import bundled
-from stages.models.joint import ARCHITECTURE, NEVER, JointConfig, JointEncoder
+from stages.models.joint import NEVER, JointConfig, JointEncoder
+from stages.models.layout import JOINT_ENCODER
 
 BASE = "bundled:bi-encoder"
 QUERY = "how do plants make sugar"
@@ -28,7 +29,7 @@ CLS, SEP = 101, 102
 @pytest.fixture(scope="module")
 def config() -> dict[str, object]:
     found = json.loads((bundled(BASE).folder() / "config.json").read_text(encoding="utf-8"))
-    return {**found, "architectures": [ARCHITECTURE], "separate_layers": 3}
+    return {**found, "architectures": [JOINT_ENCODER], "separate_layers": 3}
 
 
 def fresh(config: dict[str, object], gate: float) -> JointEncoder:

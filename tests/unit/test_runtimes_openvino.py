@@ -10,6 +10,7 @@ from cascade.errors import ModelError
 from cascade.optimizing import JudgedQuestion, optimizer
 from cascade.stage import Batch, Context, Reranker
 from cascade.types import Query
+from stages import colbert, dense
 from stages.cross_encoder import KIND, CrossEncoderSettings
 from stages.runtimes.choice import openvino_installed
 from stages.runtimes.forms import cache_folder, find_form, form_folder
@@ -160,3 +161,37 @@ def test_int8_ranks_as_real_weights_do(tmp_path: Path, capsys: pytest.CaptureFix
     assert isinstance(opened(folder).runtime, OpenVINORuntime)
     assert (found != expected).any()
     assert np.corrcoef(found, expected)[0, 1] > 0.98
+
+
+@pytest.fixture(scope="module")
+def bi_encoder(cache: Path) -> str:
+    optimizer("openvino")("bundled:bi-encoder", None, QUESTIONS, lambda step, done, total: None)
+    return "bundled:bi-encoder"
+
+
+@pytest.mark.parametrize("text", ["cat", "where did the cat sit?", "a longer question of several words " * 9, ""])
+def test_a_query_is_encoded_as_torch_does(text: str, bi_encoder: str) -> None:
+    for kind, settings in ((dense.KIND, dense.DenseSettings), (colbert.KIND, colbert.ColbertSettings)):
+        slow, fast = (
+            kind.load(settings(name="s", kind=kind.kind, top_k=5, model=bi_encoder, runtime=runtime), Context(Path()))
+            .open(passages(), None)
+            .encode_query(Query("q", text))
+            for runtime in ("torch", "openvino")
+        )
+        assert slow.shape == fast.shape
+        assert (np.abs(slow - fast) > 0).any()
+        np.testing.assert_allclose(np.sum(slow * fast, -1), np.ones(slow.shape[:-1]), atol=1e-3)
+
+
+def test_an_encoder_is_reported_where_its_form_comes_off_worse(bi_encoder: str) -> None:
+    made = optimizer("openvino")(bi_encoder, "float32", QUESTIONS, lambda step, done, total: None)
+    assert json.loads((made.folder / "report.json").read_text())["outputs"] == 384
+    assert made.figures["tau"] == 1.0
+
+
+def test_without_a_form_an_encoder_says_what_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    settings = dense.DenseSettings(name="s", kind="dense", top_k=5, runtime="openvino")
+    with pytest.raises(ModelError, match="found none; run `cascade models optimize bundled:bi-encoder`"):
+        dense.KIND.load(settings, Context(Path()))
+    assert dense.KIND.load(settings.model_copy(update={"runtime": "auto"}), Context(Path())) is not None

@@ -12,7 +12,8 @@ import torch
 from cascade.errors import ModelError
 from cascade.types import TokenIds
 from stages.models import pad
-from stages.models.joint import ARCHITECTURE, JointConfig, JointEncoder
+from stages.models.joint import JointConfig, JointEncoder
+from stages.models.layout import JOINT_ENCODER
 from stages.models.tokenizer import read_tokenizer
 from stages.training.students.base import Base, Student, framed, load_into, write_folder
 
@@ -40,7 +41,7 @@ class CrossEncoder(Student):
         shape = JointConfig.of(dict(base.config))
         self.encoder = JointEncoder(shape)
         load_into(self.encoder, base.state, _FRESH, base.folder)
-        self._config = {**base.config, "architectures": [ARCHITECTURE], "separate_layers": shape.separate}
+        self._config = {**base.config, "architectures": [JOINT_ENCODER], "separate_layers": shape.separate}
         self._require_room()
 
     def collate(self, questions: Sequence[TokenIds], passages: Sequence[TokenIds], group: int) -> dict[str, Any]:

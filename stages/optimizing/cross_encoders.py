@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from cascade.errors import ModelError
 from cascade.index.memory import MemoryPassages
 from cascade.optimizing import JudgedQuestion, Optimized, Precision, Progress
 from cascade.stage import Batch, Context
 from cascade.types import Document, Query, Scores
 from stages.cross_encoder.kind import CrossEncoderSettings
 from stages.cross_encoder.stage import CrossEncoder, CrossEncoderStage
-from stages.models import layout, load_cross_encoder, locate, longest_input
-from stages.runtimes.choice import Ints, openvino_installed
+from stages.models import layout, load_cross_encoder, longest_input
+from stages.runtimes.choice import Ints
 from stages.runtimes.first_token import first_token_only
-from stages.runtimes.forms import form_folder, new_form
+from stages.runtimes.forms import described, form_folder, new_form
 from stages.runtimes.openvino import OpenVINORuntime, convert
 from stages.runtimes.parity import compare
 
@@ -29,8 +27,10 @@ _PAIR_TOKENS = 256
 _CALIBRATION_QUESTIONS = 300
 
 
-def optimize(model: str, precision: Precision, questions: Sequence[JudgedQuestion], progress: Progress) -> Optimized:
-    """Puts an OpenVINO form of the cross-encoder into the cache folder; see ``cascade.optimizing.Optimizer``.
+def optimize(
+    model: str, folder: Path, precision: Precision, questions: Sequence[JudgedQuestion], progress: Progress
+) -> Optimized:
+    """Puts an OpenVINO form of the cross-encoder in ``folder`` into the cache folder.
 
     Activations learn their ranges from each question's first candidate. The questions need not be of the domain that
     the model will serve: what is hard to quantise in a transformer, a few wide channels, depends on its weights and
@@ -39,9 +39,6 @@ def optimize(model: str, precision: Precision, questions: Sequence[JudgedQuestio
     Raises:
         ModelError: the model cannot be loaded or converted, or the form ranks too differently.
     """
-    if not openvino_installed():
-        raise ModelError("making a form needs the package openvino; run `pip install 'cascade-ranking[openvino]'`")
-    folder = locate(model, Context(Path()))
     reranker = _reranker(model, folder, questions)
     batches = _batches(reranker, questions)
     reference = _scores(reranker, batches, "float32", progress)
@@ -58,9 +55,7 @@ def optimize(model: str, precision: Precision, questions: Sequence[JudgedQuestio
         scores = _scores(reranker.on(runtime), batches, precision, progress)
         parity = compare(reference, scores, [question.relevance for question in questions])
         parity.require(f"{model} in {precision}", "use dtype: bfloat16 or float32 for this model")
-        versions = {name: version(name) for name in ("openvino", "nncf", "torch", "transformers")}
-        report |= {"model": model, "precision": precision, "outputs": runtime.outputs}
-        report |= {"versions": versions, "parity": asdict(parity)}
+        report |= described(model, precision, runtime.outputs, parity)
     return Optimized(form_folder(folder, precision), asdict(parity))
 
 
