@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from cascade.cli.output import print_json, progress_bar, say, show
+from cascade.errors import InputError
 from cascade.optimizing import Precision, optimizer
 
 GROUP = "cascade.models"
@@ -21,13 +23,15 @@ models = typer.Typer(rich_markup_mode=None)
 def list_models(
     context: typer.Context, json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False
 ) -> None:
-    """Lists the bundled models: what they are, their licence and where they come from. Or makes a faster form of one.
+    """Lists the bundled models: what they are, their licence and where they come from.
+
+    Or writes one into a folder of its own, or makes a faster form of a model.
 
     Example: cascade models
     """
     if context.invoked_subcommand is not None:
         return
-    found: list[Any] = [model for entry in entry_points(group=GROUP) for model in entry.load()]
+    found = _bundled()
     if json:
         print_json([asdict(model) for model in found])
         return
@@ -39,6 +43,26 @@ def list_models(
             f"bundled:{model.name}", model.architecture, f"{model.parameters:,}", model.licence, model.provenance
         )
     show(table)
+
+
+@models.command("export")
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A bundled model, as 'cascade models' lists it.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="New folder for it.")],
+) -> None:
+    """Writes a bundled model into a folder that stands alone, for transformers, colbert-ai or to train from.
+
+    Example: cascade models export bundled:colbert my-colbert
+    """
+    by_name = {f"bundled:{found.name}": found for found in _bundled()}
+    if model not in by_name:
+        raise InputError(f"{model}: no such bundled model; there are {', '.join(by_name)}")
+    by_name[model].export(folder)
+    say(f"{folder}: written")
+
+
+def _bundled() -> list[Any]:
+    return [model for entry in entry_points(group=GROUP) for model in entry.load()]
 
 
 @models.command("optimize")

@@ -51,6 +51,18 @@ class BundledModel:
             )
         return Path(spec.submodule_search_locations[0]) / self.location
 
+    def export(self, target: Path) -> None:
+        """Writes the model into a new folder that stands alone: all weights, in float32, for any library.
+
+        Raises:
+            InputError: the folder is there already.
+            ModelError: the model cannot be read.
+            OSError: it cannot be written.
+        """
+        from stages.models.weights import export_folder
+
+        export_folder(self.folder(), target)
+
 
 _TRAINED_ON = (
     "what its base was trained on, and: Natural Questions (three small editions, among them QED and CLAP NQ), BoolQ, "
@@ -81,6 +93,17 @@ CATALOGUE: tuple[BundledModel, ...] = (
         "minutes on one CPU core; see README.md beside the weights",
         training_data=_TRAINED_ON,
         location="weights/cross-encoder",
+    ),
+    BundledModel(
+        name="colbert",
+        summary="late interaction: 128 components a token, markers, questions filled up with [MASK]",
+        architecture="BERT, 6 layers, 384 wide, projected to 128",
+        parameters=22_762_368,
+        licence="Apache-2.0",
+        provenance="trained by this project from bundled:bi-encoder, the last three layers and a projection, in an "
+        "hour on one CPU core; see README.md beside the weights",
+        training_data=_TRAINED_ON,
+        location="weights/colbert",
     ),
     BundledModel(
         name="listwise",

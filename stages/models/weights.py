@@ -7,11 +7,13 @@ The word embeddings of a small model are half of its weights. A folder whose ``c
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cascade.errors import ModelError
+from cascade.errors import InputError, ModelError
 from stages.models.catalogue import bundled
 from stages.models.layout import read_config
 
@@ -69,6 +71,31 @@ def save_weights(
         for name, tensor in kept.items()
     }
     save_file(stored, folder / _WEIGHTS, metadata={"format": "pt"})
+
+
+def export_folder(folder: Path, target: Path) -> None:
+    """Writes a copy of a model folder that needs no other: with all weights, in float32.
+
+    The copy appears whole or not at all.
+
+    Raises:
+        InputError: ``target`` is there already.
+        ModelError: the folder cannot be read.
+        OSError: it cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    if target.exists():
+        raise InputError(f"{target}: expected a folder that does not exist yet, got one that does; choose another")
+    weights = {name: tensor.contiguous() for name, tensor in read_weights(folder).items()}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as building:
+        copy = Path(building) / "model"
+        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.safetensors", ".*"))
+        config = {key: value for key, value in read_config(folder).items() if key != BASE_KEY}
+        (copy / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_file(weights, copy / _WEIGHTS, metadata={"format": "pt"})
+        copy.rename(target)
 
 
 def _tensors(folder: Path) -> dict[str, torch.Tensor]:
