@@ -25,11 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from common import machine_record, print_table
+from common import add_collection_arguments, is_missing, machine_record, ndcg_of_each, print_cells
 
 from cascade.api import Cascade
 from cascade.errors import Overloaded
-from cascade.evaluation import evaluate
+from cascade.evaluation import judged_queries
 from cascade.io import read_qrels, read_queries, write_json_atomic
 from cascade.types import Qrel, Query, Ranking
 
@@ -52,18 +52,14 @@ class Answer:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--index", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True, help="BEIR-style folder with queries and qrels/test.tsv")
-    parser.add_argument("--queries", type=int, default=500, help="queries in each cell of the table")
+    add_collection_arguments(parser, queries=500)
     parser.add_argument("--queries-at-70", type=int, default=0, help="queries at 70 %% load and --main-budget instead")
     parser.add_argument("--main-budget", type=float, default=50.0, metavar="MS")
     parser.add_argument("--budgets", type=float, nargs="+", default=list(BUDGETS_MS), metavar="MS")
-    parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    if not (arguments.data / "queries.jsonl").exists():
-        print(f"{arguments.data}: skipped, there is no queries.jsonl", file=sys.stderr)
+    if is_missing(arguments.data):
         return 0
-    queries, qrels = read_queries(arguments.data), read_qrels(arguments.data / "qrels" / "test.tsv")
+    queries, qrels = judged_queries(read_queries(arguments.data), read_qrels(arguments.data / "qrels" / "test.tsv"))
     cells = []
     with Cascade.from_yaml(arguments.config, index=arguments.index) as engine, heartbeat() as stalls:
         documents = len(set(engine.index.doc_ids(range(len(engine.index))))) if engine.index is not None else 0
@@ -88,13 +84,8 @@ def main() -> int:
             "cells": cells,
         },
     )
-    columns = [key for key in cells[0] if not isinstance(cells[0][key], dict)]
-    print_table(columns, [[_shown(cell[key]) for key in columns] for cell in cells])
+    print_cells([{key: value for key, value in cell.items() if not isinstance(value, dict)} for cell in cells])
     return 0
-
-
-def _shown(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def whole_answers_per_s(engine: Cascade, queries: list[Query], count: int) -> float:
@@ -147,11 +138,7 @@ def summary(load: str, budget_ms: float, answers: list[Answer], qrels: list[Qrel
     for stage in traces[0].stages if traces else ():
         scored = [part.scored for trace in traces for part in trace.stages if part.name == stage.name]
         depths[stage.name] = round(statistics.fmean(scored), 1)
-    runs = {str(n): [hit.doc_id for hit in a.ranking or ()] for n, a in enumerate(answers)}
-    judged: dict[str, list[Qrel]] = {}
-    for qrel in qrels:
-        judged.setdefault(qrel.query_id, []).append(qrel)
-    every = [Qrel(str(n), q.doc_id, q.relevance) for n, a in enumerate(answers) for q in judged.get(a.query_id, ())]
+    found = [(answer.query_id, [hit.doc_id for hit in answer.ranking or ()]) for answer in answers]
     span_s = max(answer.done_s for answer in answers) - min(answer.due_s for answer in answers)
     return {
         "load": load,
@@ -165,7 +152,7 @@ def summary(load: str, budget_ms: float, answers: list[Answer], qrels: list[Qrel
         "degraded": sum(trace.degraded for trace in traces),
         "goodput per s": (len(answered) - len(late)) / span_s,
         "empty": sum(len(answer.ranking) == 0 for answer in answered if answer.ranking is not None),
-        "nDCG@10": evaluate(runs, every, ["nDCG@10"]).means["nDCG@10"],
+        "nDCG@10": float(ndcg_of_each(found, qrels).mean()),
         "mean depth": depths,
     }
 

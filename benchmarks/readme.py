@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import markdown_table
+from common import PACKAGES, markdown_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -45,12 +45,52 @@ def memory(result: Mapping[str, Any]) -> str:
 
 def deadlines(result: Mapping[str, Any]) -> str:
     """Late answers, budget used and quality by load and budget."""
-    columns = [key for key, value in result["cells"][0].items() if not isinstance(value, dict)]
-    rows = [
-        [f"{cell[key]:.3g}" if isinstance(cell[key], float) else str(cell[key]) for key in columns]
-        for cell in result["cells"]
-    ]
-    return markdown_table(columns, rows)
+    return _cells(result["cells"], [key for key, value in result["cells"][0].items() if not isinstance(value, dict)])
+
+
+def baseline(result: Mapping[str, Any]) -> str:
+    """Late and empty answers and quality of every system."""
+    keys = ("load", "budget ms", "system", "late", "empty", "mean depth", "nDCG@10", "p99 ms")
+    return _cells(result["cells"], keys)
+
+
+def budgets(result: Mapping[str, Any]) -> str:
+    """nDCG@10 at every budget, then of everything without one."""
+    cells = result["cells"]
+    systems, at = (list(dict.fromkeys(cell[key] for cell in cells)) for key in ("system", "budget ms"))
+    found = {(cell["system"], cell["budget ms"]): f"{cell['nDCG@10']:.3f}" for cell in cells}
+    curve = [[f"{budget:g}", *(found[system, budget] for system in systems)] for budget in at]
+    whole = _cells(result["whole"], ("system", "nDCG@10", "mean ms", "mean depth"))
+    return markdown_table(["nDCG@10 within ms", *systems], curve) + "\n\nWithout a budget:\n\n" + whole
+
+
+def tuning(result: Mapping[str, Any]) -> str:
+    """What budgets buy, hand-written cascades beside tuned ones, and predictions beside measurements."""
+    bought = [row for row in result["budgets"] if "cascade" in row]
+    parts = [_cells(bought, ("budget_ms", "cascade", "ms", "validated"))]
+    if result["hand_written"]:
+        parts.append(_cells(result["hand_written"], ("config", "ms", "own", "tuned")))
+    volume = result["hypervolume"]
+    grid = f"of a grid of {volume['grid_size']} cascades {volume['grid']:.2f}"
+    parts.append(f"Hypervolume {volume['tuned']:.2f}; {grid}.")
+    if "verified" in result:
+        points = result["verified"]["points"]
+        parts.append(_cells(points, [key for key, value in points[0].items() if not isinstance(value, dict | list)]))
+    return "\n\n".join(parts)
+
+
+def replay(result: Mapping[str, Any]) -> str:
+    """Seconds of replay, and of running some of the same."""
+    left_out = {"machine", "python", *PACKAGES}
+    return markdown_table(["what", "figure"], [[key, _shown(result[key])] for key in result if key not in left_out])
+
+
+def _cells(cells: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str:
+    return markdown_table(list(keys), [[_shown(cell[key]) for key in keys] for cell in cells])
+
+
+def _shown(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
@@ -58,6 +98,12 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "blindspot": blindspot,
     "memory": memory,
     "deadlines": deadlines,
+    "baseline": baseline,
+    "budgets": budgets,
+    "tuning-npl": tuning,
+    "tuning-scifact": tuning,
+    "tuning-demo": tuning,
+    "replay": replay,
 }
 
 
@@ -67,7 +113,8 @@ def filled(readme: str) -> str:
         path = RESULTS / f"{name}.json"
         if path.exists():
             result = json.loads(path.read_text())
-            machine = result["machine"]["machine"]
+            record = result["machine"]
+            machine = record if isinstance(record, str) else record["machine"]
             block = f"<!-- {name} -->\n{table(result)}\n\n*Machine: {machine}.*\n<!-- /{name} -->"
             before, mark, rest = readme.partition(f"<!-- {name} -->")
             after = rest.partition(f"<!-- /{name} -->")[2]

@@ -1,8 +1,9 @@
 """Negatives made from relevant passages, so that they look right and are wrong.
 
 What retrievers find differs from the answer in many ways at once, and a student that compares topics tells it apart.
-These passages differ in the one thing that was asked for: a number, a name, or the sentence that answers. Altering
-names and numbers until a text answers something else is how Jia and Liang 2017 (arXiv 1707.07328) fooled readers.
+These passages differ in the one thing that was asked for: a number, a name, who did it to whom, whether at all or in
+which direction, or the sentence that answers, in whose place the question may be repeated. Altering names, numbers and
+words until a text answers something else is how Jia and Liang 2017 (arXiv 1707.07328) fooled readers.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from stages.bm25.analysis import ENGLISH_STOP_WORDS
 from stages.training.collections import Judged
+from stages.training.opposites import OPPOSITES
 from stages.training.sampling import Lessons
 from stages.training.tokens import Ragged
 
@@ -31,8 +33,9 @@ _FUNCTION_WORDS = ENGLISH_STOP_WORDS | frozenset(
         *("how", "what", "when", "where", "which", "who", "whom", "whose", "why"),
     )
 )
-_TRIED_FIRST = (0.5, 0.2, 0.3)
-"""How often numbers, names and sentences are: a changed number is surest to be wrong, half a name least."""
+_AUXILIARY = re.compile(r"\b(is|are|was|were|can|could|will|would|has|have|had|may|should|does|do|did|must)\b(?! not)")
+_NEGATION = re.compile(r"\b(?:not|never) ")
+_NAME = re.compile(r"(?<![.!?] )(?<!^)\b[A-Z][a-z]{2,}(?: [A-Z][a-z]{2,})*")
 _FARTHEST = 30
 _PASSAGES_BORROWED_FROM = 3
 
@@ -69,16 +72,21 @@ def add_lookalikes(
 
 
 def make_lookalike(judged: Judged, question: int, passage: int, rng: np.random.Generator) -> str:
-    """A relevant passage changed in one of three ways, tried in random order; as it is where none is possible."""
+    """A relevant passage changed in one way, the first of a random order that is possible; as it is where none is."""
     asked, whole, start = judged.questions[question], judged.passages[passage], judged.text_starts[passage]
     borrowed = _borrowed(judged, question, passage, rng)
-    for way in rng.choice(3, 3, replace=False, p=_TRIED_FIRST):
-        if way == 0:
-            changed = change_numbers(asked, whole, rng)
-        elif way == 1:
-            changed = change_name(asked, whole, borrowed, rng)
-        else:
-            changed = whole[:start] + change_sentence(asked, whole[start:], borrowed, rng)
+    title, text = whole[:start], whole[start:]
+    ways: tuple[tuple[float, Callable[[], str]], ...] = (
+        (0.2, lambda: change_numbers(asked, whole, rng)),
+        (0.1, lambda: change_name(asked, whole, borrowed, rng)),
+        (0.15, lambda: title + swap_names(asked, text, rng)),
+        (0.15, lambda: title + negate(asked, text, rng)),
+        (0.2, lambda: title + turn_round(asked, text, rng)),
+        (0.1, lambda: title + change_sentence(asked, text, borrowed, rng)),
+        (0.1, lambda: title + repeat_question(asked, text)),
+    )
+    for way in rng.choice(len(ways), len(ways), replace=False, p=[share for share, _ in ways]):
+        changed = ways[way][1]()
         if changed != whole:
             return changed
     return whole
@@ -138,6 +146,94 @@ def change_sentence(question: str, text: str, borrowed: str, rng: np.random.Gene
     others = _SENTENCE_END.split(borrowed) if borrowed and rng.random() < 0.5 else []
     instead = [others[rng.integers(len(others))]] if others else []
     return " ".join([*sentences[:answering], *instead, *sentences[answering + 1 :]])
+
+
+def swap_names(question: str, text: str, rng: np.random.Generator) -> str:
+    """The text with two names of the sentence that has most words of the question in each other's place.
+
+    One of them at least is in the question; nothing changes where the sentence has no such two.
+
+    >>> swap_names("whom did Ajax fight?", "So it was that Ajax fought Hector.", np.random.default_rng(0))
+    'So it was that Hector fought Ajax.'
+    """
+    before, sentence, after = _answering(question, text)
+    asked = _words(question)
+    names = list(dict.fromkeys(_NAME.findall(sentence)))
+    own = [name for name in names if _words(name) & asked]
+    if not own:
+        return text
+    one = own[rng.integers(len(own))]
+    others = [name for name in names if name not in one and one not in name]
+    if not others:
+        return text
+    other = others[rng.integers(len(others))]
+    either = re.compile(rf"\b(?:{re.escape(one)}|{re.escape(other)})\b")
+    return before + either.sub(lambda found: other if found[0] == one else one, sentence) + after
+
+
+def negate(question: str, text: str, rng: np.random.Generator) -> str:
+    """The text with a negation put into the sentence that has most words of the question, or taken out of it.
+
+    >>> negate("can a cat swim?", "A cat can swim.", np.random.default_rng(0))
+    'A cat can not swim.'
+    """
+    before, sentence, after = _answering(question, text)
+    if _NEGATION.search(sentence):
+        return before + _NEGATION.sub("", sentence, count=1) + after
+    places = [found.end() for found in _AUXILIARY.finditer(sentence)]
+    if not places:
+        return text
+    place = places[rng.integers(len(places))]
+    return f"{before}{sentence[:place]} not{sentence[place:]}{after}"
+
+
+def turn_round(question: str, text: str, rng: np.random.Generator) -> str:
+    """The text with a word of the sentence that has most words of the question replaced by its opposite.
+
+    A word of the question goes first.
+
+    >>> turn_round("what is the largest moon?", "The largest moon is not new.", np.random.default_rng(0))
+    'The smallest moon is not new.'
+    """
+    before, sentence, after = _answering(question, text)
+    found = [word for word in _WORD.finditer(sentence) if word[0].lower() in OPPOSITES]
+    asked = set(_WORD.findall(question.lower()))
+    found = [word for word in found if word[0].lower() in asked] or found
+    if not found:
+        return text
+    word = found[rng.integers(len(found))]
+    opposite = OPPOSITES[word[0].lower()]
+    opposite = opposite.capitalize() if word[0].istitle() else opposite
+    return before + sentence[: word.start()] + opposite + sentence[word.end() :] + after
+
+
+def repeat_question(question: str, text: str) -> str:
+    """The text with the question in place of the sentence that has most of its words; as it is where that is all.
+
+    >>> repeat_question("where is Oz", "Oz is in Kansas. Few know it.")
+    'Where is Oz? Few know it.'
+    """
+    before, sentence, after = _answering(question, text)
+    if not sentence or not (before or after):
+        return text
+    repeated = question.strip().rstrip("?.")
+    return f"{before}{repeated[:1].upper()}{repeated[1:]}?{after}"
+
+
+def _answering(question: str, text: str) -> tuple[str, str, str]:
+    """What is before, in and after the sentence that has most words of the question, the first of several.
+
+    Where no sentence has one, all is before.
+    """
+    ends = [found.start() for found in _SENTENCE_END.finditer(text)]
+    spans = list(zip([0, *ends], [*ends, len(text)], strict=True))
+    asked = _words(question)
+    shared = [len(asked & _words(text[start:stop])) for start, stop in spans]
+    if not any(shared):
+        return text, "", ""
+    start, stop = spans[shared.index(max(shared))]
+    start += len(text[start:stop]) - len(text[start:stop].lstrip())
+    return text[:start], text[start:stop], text[stop:]
 
 
 def _borrowed(judged: Judged, question: int, passage: int, rng: np.random.Generator) -> str:

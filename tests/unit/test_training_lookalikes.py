@@ -14,7 +14,12 @@ from stages.training.lookalikes import (
     change_numbers,
     change_sentence,
     make_lookalike,
+    negate,
+    repeat_question,
+    swap_names,
+    turn_round,
 )
+from stages.training.opposites import OPPOSITES
 from stages.training.sampling import Groups, Lessons
 from stages.training.tokens import Ragged
 
@@ -111,7 +116,44 @@ def test_each_way_is_taken_and_the_title_stays() -> None:
     assert any("Armstrong" in text and "1969" not in text for text in made)
     assert any(re.search("Newton|Isaac|Curie", text) and "stepped" in text for text in made)
     assert any("stepped" not in text for text in made)
-    assert make_lookalike(judged(), 1, 0, rng(0)) == judged().passages[0]
+    assert any("Armstrong the astronaut" in text or "not stepped" in text or "last" in text for text in made)
+    assert any(QUESTIONS[0] in text for text in made)
+
+
+def test_two_names_of_the_answering_sentence_change_places() -> None:
+    text = "All was quiet. On that day Mary Hill beat Bob Lang by a nose. Bob Lang was not amused."
+    expected = "All was quiet. On that day Bob Lang beat Mary Hill by a nose. Bob Lang was not amused."
+    assert swap_names("who was beaten by Mary Hill?", text, rng(0)) == expected
+    assert swap_names("who was beaten by a nose?", text, rng(0)) == text
+    assert swap_names("who is Mary Hill?", "It was Mary Hill.", rng(0)) == "It was Mary Hill."
+
+
+def test_a_negation_goes_in_or_out() -> None:
+    text = "Cats are small. A cat can swim and has fur."
+    made = {negate("does a cat swim?", text, rng(seed)) for seed in SEEDS}
+    first, rest = text.split(". ")
+    assert made == {f"{first}. {rest.replace(' can', ' can not')}", f"{first}. {rest.replace(' has', ' has not')}"}
+    assert negate("does a cat swim?", "A cat does not swim.", rng(0)) == "A cat does swim."
+    assert negate("zebra", "No verb.", rng(0)) == "No verb."
+
+
+def test_a_word_of_the_question_turns_into_its_opposite_first() -> None:
+    text = "It is old. The Highest peak with snow is far away."
+    assert turn_round("what is the highest peak?", text, rng(0)) == text.replace("Highest", "Lowest")
+    made = {turn_round("which peak has snow?", text, rng(seed)) for seed in SEEDS}
+    assert made == {text.replace(*pair) for pair in (("Highest", "Lowest"), ("with", "without"), ("far", "near"))}
+    assert turn_round("zebra", "Nothing here.", rng(0)) == "Nothing here."
+
+
+def test_every_opposite_is_another_word() -> None:
+    assert all(word != other and word.islower() for word, other in OPPOSITES.items())
+
+
+def test_the_question_stands_where_the_answer_was() -> None:
+    assert repeat_question(QUESTIONS[0], TEXT) == TEXT.replace(
+        "In July 1969 the astronaut Neil Armstrong stepped onto the moon first.", QUESTIONS[0]
+    )
+    assert repeat_question(QUESTIONS[0], "One sentence.") == "One sentence."
 
 
 def test_the_last_negative_of_a_share_of_groups_is_one() -> None:
