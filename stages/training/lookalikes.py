@@ -86,7 +86,7 @@ def make_lookalike(judged: Judged, question: int, passage: int, rng: np.random.G
         (0.1, lambda: title + repeat_question(asked, text)),
     )
     for way in rng.choice(len(ways), len(ways), replace=False, p=[share for share, _ in ways]):
-        changed = ways[way][1]()
+        changed: str = ways[way][1]()
         if changed != whole:
             return changed
     return whole
