@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from common import machine_record, print_table
+from common import add_collection_arguments, is_missing, machine_record, print_table
 
 from cascade.api import Cascade
 from cascade.io import read_queries, write_json_atomic
@@ -48,15 +48,11 @@ class Sample:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--index", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True, help="BEIR-style folder with queries")
-    parser.add_argument("--queries", type=int, default=100_000)
+    add_collection_arguments(parser, queries=100_000)
     parser.add_argument("--budget", type=float, default=50.0, metavar="MS")
     parser.add_argument("--rise", type=float, default=16.0, metavar="MIB", help="most that memory may rise by")
-    parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    if not (arguments.data / "queries.jsonl").exists():
-        print(f"{arguments.data}: skipped, there is no queries.jsonl", file=sys.stderr)
+    if is_missing(arguments.data):
         return 0
     with Cascade.from_yaml(arguments.config, index=arguments.index) as engine:
         taken_s, samples = soak(engine, read_queries(arguments.data), arguments.queries, arguments.budget)
