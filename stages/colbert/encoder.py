@@ -15,7 +15,7 @@ from cascade.errors import ModelError
 from cascade.stage import Tokens
 from cascade.types import TokenIds
 from stages.colbert.checkpoint import Format, read_format, read_projection
-from stages.models import HFTokenizer, fingerprint, layout, load_transformer, longest_input, one_thread, pad
+from stages.models import HFTokenizer, fingerprint, layout, load_transformer, longest_input, pad
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +48,8 @@ class TokenEncoder:
     ) -> None:
         import torch
 
+        from stages.runtimes.states import TorchStates
+
         form = read_format(folder)
         positions = longest_input(folder)
         self._passage_tokens = _length(passage_tokens, form.passage_tokens, positions, folder)
@@ -61,7 +63,7 @@ class TokenEncoder:
         self._expansion = self.tokenizer.mask_id if form.expand_queries else None
         self._attend_to_expansion = form.attend_to_expansion
         self._model = load_transformer(folder, "encoder")
-        self._queries = queries
+        self._queries = queries or TorchStates(self._model)
         self._skipped = self._skip_table(form)
         projection = read_projection(form)
         hidden = int(self._model.config.hidden_size)
@@ -92,14 +94,10 @@ class TokenEncoder:
             ids = np.pad(ids, (0, missing), constant_values=self._expansion)
             mask = np.pad(mask, (0, missing), constant_values=int(self._attend_to_expansion))
         rows, masks = ids[None].astype(np.int64), mask[None]
-        if self._queries is not None:
-            states = self._unit(torch.from_numpy(self._queries.states(rows, masks)))
-        else:
-            with one_thread():
-                states = self._forward(torch.from_numpy(rows), torch.from_numpy(masks))
+        states = self._unit(torch.from_numpy(self._queries.states(rows, masks)))
         return states.reshape(len(ids), self.dim)
 
-    def with_queries_on(self, queries: States | None) -> TokenEncoder:
+    def with_queries_on(self, queries: States) -> TokenEncoder:
         """The same, but for what encodes queries."""
         other = copy.copy(self)
         other._queries = queries

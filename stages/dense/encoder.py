@@ -14,8 +14,8 @@ import torch
 
 from cascade.errors import ModelError
 from cascade.types import TokenIds
-from stages.models import HFTokenizer, layout, load_transformer, longest_input, one_thread, pad
-from stages.runtimes.states import States
+from stages.models import HFTokenizer, layout, load_transformer, longest_input, pad
+from stages.runtimes.states import States, TorchStates
 
 Pooling = Literal["mean", "cls"]
 
@@ -43,9 +43,9 @@ class Encoder:
         self._pad_id = tokenizer.pad_id
         self._pooling = pooling
         self._normalise = normalise
-        self._queries = queries
+        self._queries = queries or TorchStates(self._model)
 
-    def with_queries_on(self, queries: States | None) -> Encoder:
+    def with_queries_on(self, queries: States) -> Encoder:
         """The same, but for what encodes queries."""
         other = copy.copy(self)
         other._queries = queries
@@ -92,10 +92,6 @@ class Encoder:
         Raises:
             ModelError: the model gives NaN or infinity.
         """
-        if self._queries is None:
-            with one_thread():
-                vector: npt.NDArray[np.float32] = self.encode([query])[0]
-            return vector
         ids, mask = self._framed([query])
         states = self._queries.states(ids.numpy(), mask.numpy())
         found: npt.NDArray[np.float32] = self._finite(self._pooled(torch.from_numpy(states), mask))[0]

@@ -55,7 +55,6 @@ def save_weights(
         half: store matrices in float16; vectors, which are few and delicate, stay in float32.
     """
     import torch
-    from safetensors.torch import save_file
 
     kept = dict(state)
     if base is not None:
@@ -70,7 +69,7 @@ def save_weights(
         name: (tensor.to(torch.float16) if half and tensor.ndim > 1 else tensor.float()).contiguous().clone()
         for name, tensor in kept.items()
     }
-    save_file(stored, folder / _WEIGHTS, metadata={"format": "pt"})
+    _write(stored, folder)
 
 
 def export_folder(folder: Path, target: Path) -> None:
@@ -83,8 +82,6 @@ def export_folder(folder: Path, target: Path) -> None:
         ModelError: the folder cannot be read.
         OSError: it cannot be written.
     """
-    from safetensors.torch import save_file
-
     if target.exists():
         raise InputError(f"{target}: expected a folder that does not exist yet, got one that does; choose another")
     weights = {name: tensor.contiguous() for name, tensor in read_weights(folder).items()}
@@ -94,8 +91,15 @@ def export_folder(folder: Path, target: Path) -> None:
         shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.safetensors", ".*"))
         config = {key: value for key, value in read_config(folder).items() if key != BASE_KEY}
         (copy / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        save_file(weights, copy / _WEIGHTS, metadata={"format": "pt"})
+        _write(weights, copy)
         copy.rename(target)
+
+
+def _write(weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+    from safetensors.torch import save
+
+    # not save_file(), whose files nobody but their owner may read
+    (folder / _WEIGHTS).write_bytes(save(dict(weights), metadata={"format": "pt"}))
 
 
 def _tensors(folder: Path) -> dict[str, torch.Tensor]:

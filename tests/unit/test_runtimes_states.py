@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
+
+from stages.models import load_transformer
+from stages.models.catalogue import bundled
+from stages.runtimes.states import TorchStates
+
+SHAPE = {"vocab_size": 50, "max_position_embeddings": 40}
+RNG = np.random.default_rng(0)
+
+
+def random_bert(**changes):
+    torch.manual_seed(0)
+    size = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 48}
+    return BertModel(BertConfig(**{**SHAPE, **size, **changes}), add_pooling_layer=False).eval()
+
+
+def random_distilbert():
+    torch.manual_seed(0)
+    return DistilBertModel(DistilBertConfig(**SHAPE, dim=24, n_layers=2, n_heads=3, hidden_dim=48)).eval()
+
+
+@pytest.mark.parametrize(
+    "model",
+    [random_bert(), random_bert(hidden_act="relu"), random_distilbert()],
+    ids=["bert", "bert with relu", "distilbert"],
+)
+@pytest.mark.parametrize("padding", [0, 3])
+def test_states_are_those_of_transformers(model: torch.nn.Module, padding: int) -> None:
+    ids = RNG.integers(1, 50, (2, 9))
+    mask = np.ones_like(ids)
+    mask[1, 9 - padding :] = 0
+    with torch.inference_mode():
+        expected = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).last_hidden_state
+    found = TorchStates(model).states(ids, mask)
+    assert np.ptp(found) > 0.1
+    np.testing.assert_allclose(found[mask == 1], expected.numpy()[mask == 1], atol=1e-5)
+
+
+def test_real_weights_give_the_same_states() -> None:
+    folder: Path = bundled("bundled:bi-encoder").folder()
+    model = load_transformer(folder, "encoder")
+    ids = RNG.integers(1000, 20000, (1, 12))
+    with torch.inference_mode():
+        expected = model(input_ids=torch.from_numpy(ids)).last_hidden_state.numpy()
+    np.testing.assert_allclose(TorchStates(model).states(ids, np.ones_like(ids)), expected, atol=1e-5)
+
+
+def test_the_number_of_threads_is_as_before() -> None:
+    before = torch.get_num_threads()
+    TorchStates(random_bert()).states(np.ones((1, 3), np.int64), np.ones((1, 3), np.int64))
+    assert torch.get_num_threads() == before
