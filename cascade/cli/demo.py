@@ -14,6 +14,7 @@ from cascade.arguments import FROM_CONFIG
 from cascade.cli.output import ms, progress_bar, say, show
 from cascade.demo import load_questions
 from cascade.demo.build import open_demo
+from cascade.demo.export import write_collection
 from cascade.engine import QueryRun
 from cascade.evaluation import gap_report, render, run_staged
 from cascade.load import load_config
@@ -32,6 +33,10 @@ def demo(
         Path | None,
         typer.Option("--config", "-c", metavar="FILE", help="A cascade of your own; default: default.yaml."),
     ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option("--export", metavar="DIR", help="Only write its documents, questions and judgments: BEIR."),
+    ] = None,
 ) -> None:
     """Shows the engine at work on the documentation of Python's standard library.
 
@@ -40,6 +45,10 @@ def demo(
 
     Example: cascade demo
     """
+    if export is not None:
+        write_collection(export)
+        say(f"{export}: written; try cascade index --corpus {export}")
+        return
     cascade = load_config(config_path("default.yaml") if config is None else config)
     with progress_bar() as told:
         engine, index, built = open_demo(cascade, folder / cascade.settings.name, told)

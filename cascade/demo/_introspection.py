@@ -37,7 +37,9 @@ def entries() -> Iterator[Entry]:
         if doc := _clean(module.__doc__ or ""):
             yield Entry(name, "module", name, "", doc)
         for attribute in _names(module):
-            value = getattr(module, attribute, None)
+            # sys.excepthook may be the program's own; the original is kept as sys.__excepthook__
+            kept = f"__{attribute}__" if attribute.endswith("hook") else attribute
+            value = getattr(module, kept, None) or getattr(module, attribute, None)
             if attribute.startswith("_") or not _is_documented(value, module) or _identity(value) in seen:
                 continue
             seen.add(_identity(value))

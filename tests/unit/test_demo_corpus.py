@@ -6,9 +6,11 @@ from collections import Counter
 import pytest
 import Stemmer
 
+from cascade.cli.app import run_command
 from cascade.demo import gather, load_questions
 from cascade.demo._parsing import Library
 from cascade.errors import InputError
+from cascade.io import read_corpus, read_qrels, read_queries
 
 KINDS = {"module", "class", "function", "method", "property"}
 CATEGORIES = {"plain", "paraphrase", "negation", "look-alike", "condition", "error-driven", "task", "keyword"}
@@ -203,3 +205,12 @@ def test_judgments_of_absent_documents_are_dropped_and_counted(questions):
 def test_a_foreign_corpus_is_refused():
     with pytest.raises(InputError, match=r"doc_ids: expected ids of the demo corpus, got 1 others"):
         load_questions({"d1"})
+
+
+def test_the_collection_can_be_written_and_read(corpus, questions, tmp_path, capsys):
+    folder = tmp_path / "new" / "demo"
+    assert run_command(["demo", "--export", str(folder)]) == 0
+    assert [one.document for one in read_corpus(folder)] == corpus
+    queries, qrels, _ = questions
+    assert read_queries(folder) == queries
+    assert read_qrels(folder) == qrels
