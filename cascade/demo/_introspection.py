@@ -39,7 +39,7 @@ def entries() -> Iterator[Entry]:
         for attribute in _names(module):
             # sys.excepthook may be the program's own; the original is kept as sys.__excepthook__
             kept = f"__{attribute}__" if attribute.endswith("hook") else attribute
-            value = getattr(module, kept, None) or getattr(module, attribute, None)
+            value = getattr(module, kept, getattr(module, attribute, None))
             if attribute.startswith("_") or not _is_documented(value, module) or _identity(value) in seen:
                 continue
             seen.add(_identity(value))
