@@ -1,7 +1,7 @@
 r"""Against what one would write without an engine: who is late, who comes back empty, and whose answers are better?
 
     cascade index --config configs/default.yaml --corpus DATA/npl --index IDX
-    python benchmarks/baseline.py --model bundled:cross-encoder --index IDX --data DATA/npl \\
+    python -m benchmarks.baseline --model bundled:cross-encoder --index IDX --data DATA/npl \\
         --budgets 50 100 --queries 500 --out benchmarks/results/baseline.json
 
 The same models everywhere: BM25 and dense retrieval fused, then a cross-encoder over the first candidates.
@@ -38,10 +38,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from common import add_collection_arguments, is_missing, machine_record, ndcg_of_each, print_cells
-from deadlines import Answer, Stalls, heartbeat
-from plain import NOTHING, TOP_K, Ask, Pipeline, Program, Reply, with_fixed_depth, with_timeout
 
+from benchmarks.common import add_collection_arguments, is_missing, machine_record, ndcg_of_each, print_cells
+from benchmarks.deadlines import Answer, Stalls, heartbeat
+from benchmarks.plain import NOTHING, TOP_K, Ask, Pipeline, Program, Reply, with_fixed_depth, with_timeout
 from cascade.api import Cascade
 from cascade.errors import Overloaded
 from cascade.evaluation import bootstrap_interval, judged_queries

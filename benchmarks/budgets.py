@@ -1,7 +1,7 @@
 r"""What is a budget worth? nDCG@10 against milliseconds: the cascade, its cross-encoder alone, and BM25.
 
     cascade index --config configs/default.yaml --corpus DATA/npl --index IDX
-    python benchmarks/budgets.py --config configs/default.yaml --model bundled:cross-encoder --index IDX \\
+    python -m benchmarks.budgets --config configs/default.yaml --model bundled:cross-encoder --index IDX \\
         --data DATA/npl --out benchmarks/results/budgets.json
 
 The configuration is any cascade. Alone, the cross-encoder reads what BM25 finds, as many of ``--candidates`` as the
@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import add_collection_arguments, is_missing, machine_record, ndcg_of_each, print_cells
 
+from benchmarks.common import add_collection_arguments, is_missing, machine_record, ndcg_of_each, print_cells
 from cascade.api import Cascade
 from cascade.errors import InputError, Overloaded
 from cascade.evaluation import judged_queries

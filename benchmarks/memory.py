@@ -1,6 +1,6 @@
 """How much memory does indexing take, and how long does the command line take to start?
 
-    python benchmarks/memory.py --passages 100000 --out benchmarks/results/memory.json
+    python -m benchmarks.memory --passages 100000 --out benchmarks/results/memory.json
 
 Passages are sentences of the demo corpus in random order, 90 words each. `cascade index` runs with BM25 alone in a
 process of its own, whose peak resident memory the operating system reports.
@@ -19,8 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import machine_record, print_table
-
+from benchmarks.common import machine_record, print_table
 from cascade.demo import gather
 from cascade.io import write_json_atomic
 

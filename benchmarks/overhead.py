@@ -1,6 +1,6 @@
 """What does the engine itself cost per query? Four stages that score for free, so that all time is the engine's.
 
-    python benchmarks/overhead.py --out benchmarks/results/overhead.json
+    python -m benchmarks.overhead --out benchmarks/results/overhead.json
 
 A query searches 4 ranges and scores candidates at three depths, some 15 batches and 4 encodings in all, under a budget
 of 50 ms. It is answered in three ways: a ``QueryRun`` driven in a loop, the live ``Executor`` with one worker and one
@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common import machine_record, print_table
 
+from benchmarks.common import machine_record, print_table
 from cascade.clock import Deadline, MonotonicClock
 from cascade.cost import Cost, CostModel, CostProfile, Rates, machine
 from cascade.engine import QueryRun

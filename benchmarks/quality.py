@@ -1,6 +1,6 @@
 """How good are the cascades, and each model alone? nDCG@10 and more on BEIR-style collections, from run files.
 
-    python benchmarks/quality.py --work /tmp/quality --out benchmarks/results/quality.json DATA/scifact DATA/npl
+    python -m benchmarks.quality --work /tmp/quality --out benchmarks/results/quality.json DATA/scifact DATA/npl
 
 Each folder holds corpus.jsonl, queries.jsonl and qrels/test.tsv. Every cascade runs without a budget; its run is
 written as TREC, read back and measured by ir-measures. A reranking model alone reorders the first 50 of fused BM25
@@ -16,8 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from common import machine_record, print_table
-
+from benchmarks.common import machine_record, print_table
 from cascade.api import Cascade, index_corpus
 from cascade.evaluation import evaluate, ranked
 from cascade.index import Index

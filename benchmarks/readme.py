@@ -1,7 +1,7 @@
 """Writes the figures of benchmarks/results into the README, between the comments that name them.
 
-python benchmarks/readme.py            # rewrites README.md
-python benchmarks/readme.py --check    # exits with 1 where the README says something else
+python -m benchmarks.readme            # rewrites README.md
+python -m benchmarks.readme --check    # exits with 1 where the README says something else
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import PACKAGES, markdown_table
+from benchmarks.common import PACKAGES, markdown_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

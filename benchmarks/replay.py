@@ -1,7 +1,7 @@
 r"""How fast is replay, and how much faster than running the same cascades?
 
     cascade record --config configs/default.yaml --index IDX --queries DATA/queries.jsonl --depth 600 --out T.parquet
-    python benchmarks/replay.py --recording T.parquet --qrels DATA/qrels/test.tsv --index IDX \\
+    python -m benchmarks.replay --recording T.parquet --qrels DATA/qrels/test.tsv --index IDX \\
         --configurations 1000 --processes 2 --live 10 --out benchmarks/results/replay.json
 
 Configurations are spread evenly over a space of chains, depths and budgets over the recorded stages, half of them with
@@ -18,8 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from common import machine_record, print_table
 
+from benchmarks.common import machine_record, print_table
 from cascade.api import Cascade
 from cascade.index import Index
 from cascade.io import read_qrels, write_json_atomic

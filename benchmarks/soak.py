@@ -1,6 +1,6 @@
 r"""Does anything grow? Many queries against one live engine: memory, descriptors, threads, and the 99th percentile.
 
-    python benchmarks/soak.py --config configs/two-stage.yaml --index IDX --data DATA/npl \\
+    python -m benchmarks.soak --config configs/two-stage.yaml --index IDX --data DATA/npl \\
         --queries 100000 --out benchmarks/results/soak.json
 
 DATA is a BEIR-style folder and IDX its index. One client asks, a hundredth of the queries with no time at all. After a
@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from common import add_collection_arguments, is_missing, machine_record, print_table
 
+from benchmarks.common import add_collection_arguments, is_missing, machine_record, print_table
 from cascade.api import Cascade
 from cascade.io import read_queries, write_json_atomic
 from cascade.types import Query

@@ -1,7 +1,7 @@
 r"""Does tuning pay? Fronts, the tuned cascade beside the hand-written ones, and predictions beside measurements.
 
     cascade record --config configs/default.yaml --index IDX --queries DATA/queries.jsonl --depth 400 --out T.parquet
-    python benchmarks/tuning.py --recording T.parquet --qrels DATA/qrels/test.tsv --configs configs/*.yaml \\
+    python -m benchmarks.tuning --recording T.parquet --qrels DATA/qrels/test.tsv --configs configs/*.yaml \\
         --budgets-ms 25 50 100 200 --verify 10 --index IDX --processes 2 --out benchmarks/results/tuning-DATA.json
 
 1. The front, and for each budget the best cascade with what it is worth on queries that it was not chosen by.
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import machine_record, print_table
 
+from benchmarks.common import machine_record, print_table
 from cascade.errors import CascadeError, InputError
 from cascade.index import Index
 from cascade.io import read_qrels, write_json_atomic
@@ -106,7 +106,7 @@ def _hand_written(tuned: Tuned, judgments: Judgments, paths: list[Path]) -> list
         own = _left_out(evaluation, tuned)
         row = {"config": path.name, "ms": own_ms, "own": float(own.mean()), "tuned": float(values.mean())}
         found.append({**row, "tuned_is_as_good": bool(values.mean() >= own.mean() - 1e-9)})
-    rows = [[row["config"], f"{row['ms']:.1f}", f"{row['own']:.4f}", f"{row['tuned']:.4f}"] for row in found]
+    rows = [[str(row["config"]), f"{row['ms']:.1f}", f"{row['own']:.4f}", f"{row['tuned']:.4f}"] for row in found]
     print_table(["config", f"p{tuning.goal.percentile:g}, ms", "its own", "tuned for its latency"], rows)
     return found
 

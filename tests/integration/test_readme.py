@@ -91,8 +91,8 @@ def test_the_stage_of_the_readme_is_a_full_citizen(tmp_path: Path) -> None:
 
 
 def test_figures_are_those_of_the_results() -> None:
-    check = [sys.executable, str(ROOT / "benchmarks" / "readme.py"), "--check"]
-    assert subprocess.run(check, check=False).returncode == 0, "run python benchmarks/readme.py"
+    check = [sys.executable, "-m", "benchmarks.readme", "--check"]
+    assert subprocess.run(check, check=False, cwd=ROOT).returncode == 0, "run python -m benchmarks.readme"
 
 
 def test_every_file_and_folder_that_the_readme_names_is_there() -> None:
