@@ -151,17 +151,18 @@ def _write_model(folder: Path) -> None:
 
 
 def _ours(
-    runtime: Literal["torch", "openvino"], dtype: Precision
+    runtime: Literal["torch", "openvino", "onnx"], dtype: Precision
 ) -> Callable[[Path, Sequence[JudgedQuestion], int], Score]:
     def load(folder: Path, questions: Sequence[JudgedQuestion], threads: int) -> Score:
         from cascade.index.memory import MemoryPassages
         from cascade.stage import Batch, Context, Reranker
         from cascade.types import Document, Query
         from stages.cross_encoder import KIND, CrossEncoderSettings
-        from stages.optimizing import optimize
+        from stages.optimizing import onnx, openvino
 
-        if runtime == "openvino":
-            optimize(str(folder), dtype, judged_questions(), lambda step, done, total: None)
+        for name, optimize in (("openvino", openvino), ("onnx", onnx)):
+            if runtime == name:
+                optimize(str(folder), dtype, judged_questions(), lambda step, done, total: None)
         texts = list(dict.fromkeys(text for question in questions for text in question.passages))
         numbers = {text: number for number, text in enumerate(texts)}
         settings = CrossEncoderSettings(

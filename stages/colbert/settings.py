@@ -41,7 +41,7 @@ class ColbertSettings(StageSettings):
         1, description="2: store half as many embeddings of a passage, each the mean of tokens that are alike"
     )
     runtime: RuntimeName = Field(
-        "auto", description="encodes queries; auto: OpenVINO with what 'cascade models optimize' made, else torch"
+        "auto", description="encodes queries; auto: what 'cascade models optimize' made of the model, else torch"
     )
     compute: Literal["float32", "bfloat16"] = Field(
         "float32",

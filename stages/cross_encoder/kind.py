@@ -21,10 +21,10 @@ class CrossEncoderSettings(StageSettings):
     passage_prefix: str = Field("", description="put before every passage, likewise")
     batch_tokens: int = Field(4096, ge=1, description="most tokens in one batch, padding included")
     runtime: RuntimeName = Field(
-        "auto", description="auto: OpenVINO with what 'cascade models optimize' made of the model, else torch"
+        "auto", description="auto: what 'cascade models optimize' made of the model, else torch"
     )
     dtype: Dtype = Field(
-        "auto", description="auto: int8 on OpenVINO, float32 on torch; bfloat16: about 3 digits; float16: on a GPU"
+        "auto", description="auto: float32 on torch, int8 elsewhere; bfloat16: about 3 digits; float16: on a GPU"
     )
 
 

@@ -25,7 +25,7 @@ class DenseSettings(StageSettings):
     normalise: bool = index_field(True, description="scale vectors to length 1: scores are cosines")
     dtype: Literal["float32", "float16"] = index_field("float32", description="float16 halves the index, not the time")
     runtime: RuntimeName = Field(
-        "auto", description="encodes queries; auto: OpenVINO with what 'cascade models optimize' made, else torch"
+        "auto", description="encodes queries; auto: what 'cascade models optimize' made of the model, else torch"
     )
     search: Literal["exact", "hnsw"] = index_field("exact", description="hnsw: approximate; for millions of passages")
     hnsw_links: int = index_field(32, ge=4, le=256, description="links of a node in the HNSW graph (M)")

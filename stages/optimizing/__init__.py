@@ -1,38 +1,38 @@
-"""Makes faster forms of models for OpenVINO, and lets each prove that it still ranks as the model does.
+"""Makes faster forms of models, and lets each prove that it still ranks as the model does.
 
-The entry point of ``cascade models optimize``: cross-encoders score pairs, encoders make the vectors of queries.
+The entry points of ``cascade models optimize``, one for each engine; see ``cascade.optimizing.Optimizer``.
+Cross-encoders score pairs, encoders make the vectors of queries.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from cascade.errors import ModelError
 from cascade.optimizing import JudgedQuestion, Optimized, Precision, Progress
 from cascade.stage import Context
 from stages.models import locate, scores_pairs
-from stages.runtimes.choice import openvino_installed
+from stages.runtimes.engines import ONNX, OPENVINO, Engine
 
 
-def optimize(
-    model: str, precision: Precision | None, questions: Sequence[JudgedQuestion], progress: Progress
+def _optimize(
+    engine: Engine, model: str, precision: Precision | None, questions: Sequence[JudgedQuestion], progress: Progress
 ) -> Optimized:
-    """Puts an OpenVINO form of the model into the cache folder; see ``cascade.optimizing.Optimizer``.
-
-    Left to itself it makes int8 of a cross-encoder. Of an encoder it makes bfloat16: a query's few tokens gain little
-    from int8 and lose more, since they meet passages that were not rounded.
-
-    Raises:
-        ModelError: OpenVINO is missing, the model cannot be loaded or converted, or the form ranks too differently.
-    """
-    if not openvino_installed():
-        raise ModelError("making a form needs the package openvino; run `pip install 'cascade-ranking[openvino]'`")
+    if not engine.installed:
+        raise ModelError(engine.missing("making a form"))
     folder = locate(model, Context(Path()))
     if scores_pairs(folder):
         from stages.optimizing import cross_encoders
 
-        return cross_encoders.optimize(model, folder, precision or "int8", questions, progress)
+        return cross_encoders.optimize(engine, model, folder, precision or "int8", questions, progress)
     from stages.optimizing import encoders
 
-    return encoders.optimize(model, folder, precision or "bfloat16", questions, progress)
+    # a query's few tokens gain little from int8 and lose more, since they meet passages that were not rounded
+    careful: Precision = "bfloat16" if "bfloat16" in engine.precisions else "float32"
+    return encoders.optimize(engine, model, folder, precision or careful, questions, progress)
+
+
+openvino = partial(_optimize, OPENVINO)
+onnx = partial(_optimize, ONNX)

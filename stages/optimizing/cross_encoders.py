@@ -1,4 +1,4 @@
-"""Makes a faster form of a cross-encoder for OpenVINO, and lets it prove that it still ranks as the model does."""
+"""Makes a faster form of a cross-encoder, and lets it prove that it still ranks as the model does."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from stages.cross_encoder.kind import CrossEncoderSettings
 from stages.cross_encoder.stage import CrossEncoder, CrossEncoderStage
 from stages.models import layout, load_cross_encoder, longest_input
 from stages.runtimes.choice import Ints
+from stages.runtimes.engines import Engine
 from stages.runtimes.first_token import first_token_only
 from stages.runtimes.forms import described, form_folder, new_form
-from stages.runtimes.openvino import OpenVINORuntime, convert
 from stages.runtimes.parity import compare
 
 _QUERY_TOKENS = 32
@@ -28,9 +28,14 @@ _CALIBRATION_QUESTIONS = 300
 
 
 def optimize(
-    model: str, folder: Path, precision: Precision, questions: Sequence[JudgedQuestion], progress: Progress
+    engine: Engine,
+    model: str,
+    folder: Path,
+    precision: Precision,
+    questions: Sequence[JudgedQuestion],
+    progress: Progress,
 ) -> Optimized:
-    """Puts an OpenVINO form of the cross-encoder in ``folder`` into the cache folder.
+    """Puts a form of the cross-encoder in ``folder`` into the cache folder.
 
     Activations learn their ranges from each question's first candidate. The questions need not be of the domain that
     the model will serve: what is hard to quantise in a transformer, a few wide channels, depends on its weights and
@@ -45,18 +50,18 @@ def optimize(
 
     progress(f"converting to {precision}", 0, 1)
     first = [Batch(batch.queries, batch.query_of[:1], batch.rows[:1]) for batch in batches[:_CALIBRATION_QUESTIONS]]
-    with new_form(folder, precision) as (target, report):
-        convert(
+    with new_form(folder, engine, precision) as (target, report):
+        engine.convert(
             first_token_only(load_cross_encoder(folder)), [_input(reranker, one) for one in first], precision, target
         )
         progress(f"converting to {precision}", 1, 1)
-        runtime = OpenVINORuntime(target, precision, reranker.runtime.outputs)
+        runtime = engine.load(target, precision, reranker.runtime.outputs)
         runtime.prepare(torch.get_num_threads())
         scores = _scores(reranker.on(runtime), batches, precision, progress)
         parity = compare(reference, scores, [question.relevance for question in questions])
         parity.require(f"{model} in {precision}", "use dtype: bfloat16 or float32 for this model")
-        report |= described(model, precision, runtime.outputs, parity)
-    return Optimized(form_folder(folder, precision), asdict(parity))
+        report |= described(model, engine, precision, runtime.outputs, parity)
+    return Optimized(form_folder(folder, engine, precision), asdict(parity))
 
 
 def _reranker(model: str, folder: Path, questions: Sequence[JudgedQuestion]) -> CrossEncoder:

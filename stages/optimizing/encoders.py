@@ -19,8 +19,8 @@ from stages.colbert.rescore import EncodedVectors
 from stages.dense.encoder import Encoder, stated_pooling
 from stages.models import HFTokenizer, layout
 from stages.runtimes.choice import Ints
+from stages.runtimes.engines import Engine
 from stages.runtimes.forms import described, form_folder, new_form
-from stages.runtimes.openvino import OpenVINORuntime, convert
 from stages.runtimes.parity import Parity, compare
 from stages.runtimes.states import States, StatesModule
 
@@ -29,9 +29,14 @@ _PASSAGE_TOKENS = 120
 
 
 def optimize(
-    model: str, folder: Path, precision: Precision, questions: Sequence[JudgedQuestion], progress: Progress
+    engine: Engine,
+    model: str,
+    folder: Path,
+    precision: Precision,
+    questions: Sequence[JudgedQuestion],
+    progress: Progress,
 ) -> Optimized:
-    """Puts an OpenVINO form of the encoder in ``folder`` into the cache folder.
+    """Puts a form of the encoder in ``folder`` into the cache folder.
 
     A checkpoint made for late interaction has to rank alike by MaxSim. Any other has to do so by cosine as well, since
     stages of both kinds take it; what is reported is where the form comes off worse.
@@ -41,10 +46,10 @@ def optimize(
     """
     progress(f"converting to {precision}", 0, 1)
     module = StatesModule(folder).eval()
-    with new_form(folder, precision) as (target, report):
-        convert(module, _examples(folder, questions), precision, target)
+    with new_form(folder, engine, precision) as (target, report):
+        engine.convert(module, _examples(folder, questions), precision, target)
         progress(f"converting to {precision}", 1, 1)
-        form = OpenVINORuntime(target, precision, module.hidden)
+        form = engine.load(target, precision, module.hidden)
         form.prepare(threads=1)
         trials: list[_Trial] = [_MaxSim(folder, form)]
         if read_format(folder).kind == UNTRAINED:
@@ -53,8 +58,8 @@ def optimize(
         for parity in parities:
             parity.require(f"{model} in {precision}", "use another --precision, or runtime: torch")
         worst = min(parities, key=lambda parity: parity.ndcg - parity.ndcg_float32)
-        report |= described(model, precision, module.hidden, worst)
-    return Optimized(form_folder(folder, precision), asdict(worst))
+        report |= described(model, engine, precision, module.hidden, worst)
+    return Optimized(form_folder(folder, engine, precision), asdict(worst))
 
 
 class _Trial(ABC):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade.errors import ModelError
+from stages.runtimes.engines import ENGINES, Engine
 
 if TYPE_CHECKING:
     from torch import nn
 
 logger = logging.getLogger(__name__)
 
-RuntimeName: TypeAlias = Literal["auto", "torch", "openvino"]
+RuntimeName: TypeAlias = Literal["auto", "torch", "openvino", "onnx"]
 Dtype: TypeAlias = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 Ints: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float32]
@@ -50,18 +50,22 @@ class Runtime(Protocol):
 def runtime_problems(runtime: RuntimeName, dtype: Dtype) -> Sequence[tuple[str, str]]:
     """Why the two settings cannot be had here, as (field, message) pairs; loads nothing."""
     if runtime == "torch" and dtype == "int8":
-        return [("dtype", "int8 needs runtime: openvino or auto; torch runs float32, bfloat16 and float16")]
-    if runtime == "openvino" and dtype == "float16":
-        return [("dtype", "float16 is for torch on a GPU; OpenVINO runs int8, bfloat16 and float32")]
-    if (runtime == "openvino" or dtype == "int8") and not openvino_installed():
-        field, choice = ("runtime", "openvino") if runtime == "openvino" else ("dtype", "int8")
-        return [(field, f"{choice} needs the package openvino; run `pip install 'cascade-ranking[openvino]'`")]
+        return [("dtype", "int8 needs runtime: openvino, onnx or auto; torch runs float32, bfloat16 and float16")]
+    named = [engine for engine in ENGINES if engine.name == runtime]
+    for engine in named:
+        if dtype not in ("auto", *engine.precisions):
+            other = "float16 is for torch on a GPU" if dtype == "float16" else f"{engine.title} has no {dtype}"
+            return [("dtype", f"{other}; {engine.title} runs {', '.join(engine.precisions)}")]
+        if not engine.installed:
+            return [("runtime", engine.missing(engine.name))]
+    if dtype == "int8" and not any(engine.installed for engine in ENGINES):
+        return [("dtype", ENGINES[0].missing("int8"))]
     return []
 
 
-def openvino_installed() -> bool:
-    """Whether there is OpenVINO, seen without importing it."""
-    return importlib.util.find_spec("openvino") is not None
+def engines_of(runtime: RuntimeName) -> Sequence[Engine]:
+    """What is installed of that which may run a form, under a setting."""
+    return [engine for engine in ENGINES if runtime in ("auto", engine.name) and engine.installed]
 
 
 def load_runtime(
@@ -69,32 +73,36 @@ def load_runtime(
 ) -> Runtime:
     """The model on the runtime that the settings ask for.
 
-    ``auto`` takes what ``cascade models optimize`` has made of the model, and torch if it has made nothing. Nothing is
-    made here: quantising takes a minute, which would be a surprise when a service starts.
+    ``auto`` takes what ``cascade models optimize`` has made of the model, for OpenVINO before ONNX Runtime, and torch
+    if it has made nothing. Nothing is made here: quantising takes a minute, which would be a surprise when a service
+    starts.
 
     Args:
         ref: the model as the configuration names it, for messages.
         folder: model folder.
         load_module: gives the torch module; not called where another runtime needs none.
         runtime: what runs it.
-        dtype: of weights and activations; ``auto`` is int8 on OpenVINO and float32 on torch.
+        dtype: of weights and activations; ``auto`` is float32 on torch and int8 elsewhere.
 
     Raises:
         ModelError: there is no such form of the model, it is damaged, or the model cannot be loaded.
     """
     for _, problem in runtime_problems(runtime, dtype):
         raise ModelError(f"{ref}: {problem}")
-    if runtime != "torch" and dtype != "float16" and openvino_installed():
+    precision = "int8" if dtype == "auto" else dtype
+    engines = [engine for engine in engines_of(runtime) if precision in engine.precisions]
+    for engine in engines:
         from stages.runtimes.forms import find_form
-        from stages.runtimes.openvino import OpenVINORuntime
 
-        precision = "int8" if dtype == "auto" else dtype
-        form = find_form(folder, precision)
+        form = find_form(folder, engine, precision)
         if form is not None:
-            return OpenVINORuntime(form.model, precision, form.outputs)
-        command = f"cascade models optimize {ref} --precision {precision}"
-        if runtime == "openvino" or dtype == "int8":
-            raise ModelError(f"{ref}: expected an OpenVINO form in {precision}, found none; run `{command}`")
+            return engine.load(form.model, precision, form.outputs)
+    if engines:
+        command = engines[0].command(ref, precision)
+        if runtime != "auto" or dtype == "int8":
+            raise ModelError(
+                f"{ref}: expected a form for {engines[0].title} in {precision}, found none; run `{command}`"
+            )
         logger.info("%s: runs on torch; `%s` makes a faster form of it", ref, command)
     from stages.runtimes.torch import TorchRuntime
 

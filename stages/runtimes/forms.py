@@ -4,10 +4,10 @@
 
     ~/.cache/cascade-ranking/models/
       <fingerprint of the weights>-openvino-<version>-int8-<recipe>/
-        model.xml, model.bin    the form
-        report.json             size and sha256 of both; how its rankings compare with the model's
+        model.xml, model.bin    the form; model.onnx for ONNX Runtime
+        report.json             size and sha256 of its files; how its rankings compare with the model's
 
-A form appears whole or not at all. Another version of OpenVINO has forms of its own: what was measured is what runs.
+A form appears whole or not at all. Another version of the package has forms of its own: what was measured is what runs.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from cascade.errors import ModelError
 from cascade.io.atomic import write_json_atomic
 from stages.models import fingerprint
+from stages.runtimes.engines import Engine
 from stages.runtimes.parity import Parity
 
 _RECIPE = 1
 """Changes with the way forms are made."""
 _CHUNK = 1 << 20
-_MODEL, _WEIGHTS, _REPORT = "model.xml", "model.bin", "report.json"
+_REPORT = "report.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Form:
     """A form that lies in the cache folder, undamaged.
 
     Args:
-        model: its ``.xml`` file.
+        model: its first file.
         outputs: number of outputs for each input.
         report: what is known of it.
     """
@@ -56,51 +58,50 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "cascade-ranking" / "models"
 
 
-def form_folder(folder: Path, precision: str) -> Path:
+def form_folder(folder: Path, engine: Engine, precision: str) -> Path:
     """Where the form of a model folder is, or would be.
 
     Raises:
         ModelError: the model cannot be read.
     """
-    openvino = version("openvino").replace("/", "_")
-    return cache_folder() / f"{fingerprint(folder)}-openvino-{openvino}-{precision}-{_RECIPE}"
+    return cache_folder() / f"{fingerprint(folder)}-{engine.name}-{engine.version}-{precision}-{_RECIPE}"
 
 
-def find_form(folder: Path, precision: str) -> Form | None:
+def find_form(folder: Path, engine: Engine, precision: str) -> Form | None:
     """The form of a model folder; None if none has been made.
 
     Raises:
         ModelError: it is damaged.
     """
-    target = form_folder(folder, precision)
+    target = form_folder(folder, engine, precision)
     if not target.is_dir():
         return None
     try:
         report = json.loads((target / _REPORT).read_text(encoding="utf-8"))
-        damaged = [name for name in (_MODEL, _WEIGHTS) if report["files"][name] != _digest(target / name)]
+        damaged = [name for name in engine.files if report["files"][name] != _digest(target / name)]
         outputs = int(report["outputs"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{target}: damaged: {error}; delete the folder and make it again") from error
     if damaged:
         raise ModelError(f"{target}: damaged: {', '.join(damaged)} changed; delete the folder and make it again")
-    return Form(target / _MODEL, outputs, report)
+    return Form(target / engine.files[0], outputs, report)
 
 
 @contextmanager
-def new_form(folder: Path, precision: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Gives a place for a form's ``.xml`` file and a report to fill; puts both into the cache if the block succeeds.
+def new_form(folder: Path, engine: Engine, precision: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Gives a place for a form's first file and a report to fill; puts both into the cache if the block succeeds.
 
     The report must get ``outputs``. An earlier form is replaced; who has it open keeps it.
     """
-    target = form_folder(folder, precision)
+    target = form_folder(folder, engine, precision)
     target.parent.mkdir(parents=True, exist_ok=True)
     token = secrets.token_hex(6)
     building, old = (target.with_name(f".{target.name}.{token}.{end}") for end in ("new", "old"))
     building.mkdir()
     report: dict[str, Any] = {}
     try:
-        yield building / _MODEL, report
-        report["files"] = {name: _digest(building / name) for name in (_MODEL, _WEIGHTS)}
+        yield building / engine.files[0], report
+        report["files"] = {name: _digest(building / name) for name in engine.files}
         write_json_atomic(building / _REPORT, report)
         if target.exists():
             target.rename(old)
@@ -110,18 +111,17 @@ def new_form(folder: Path, precision: str) -> Iterator[tuple[Path, dict[str, Any
             shutil.rmtree(left, ignore_errors=True)
 
 
-def described(model: str, precision: str, outputs: int, parity: Parity) -> dict[str, Any]:
+def described(model: str, engine: Engine, precision: str, outputs: int, parity: Parity) -> dict[str, Any]:
     """What a report says of a form.
 
     Args:
         model: as the user named it.
+        engine: what runs it.
         precision: of the form.
         outputs: number of outputs for each input.
         parity: how its rankings compare with those of the model.
     """
-    versions = {name: version(name) for name in ("openvino", "torch", "transformers")}
-    if precision == "int8":
-        versions["nncf"] = version("nncf")
+    versions = {name: version(name) for name in engine.makers if find_spec(name) is not None}
     return {
         "model": model,
         "precision": precision,

@@ -13,17 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cascade.errors import ModelError
 from stages.models.loading import quiet_transformers
-from stages.runtimes.choice import Floats, Ints
-
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-_CHUNK = 8
-"""Inputs of one call. More at once are no faster, and OpenVINO compiles kernels for every shape that it meets: so there
-are few shapes. Each chunk is padded for itself."""
-_MULTIPLE = 8
+from stages.runtimes.choice import Ints
+from stages.runtimes.compiled import INPUTS, CompiledRuntime
 
 
 def import_openvino() -> Any:
@@ -34,7 +27,7 @@ def import_openvino() -> Any:
     return openvino
 
 
-class OpenVINORuntime:
+class OpenVINORuntime(CompiledRuntime):
     """A model in OpenVINO's own format, which stays on disk until it is read.
 
     Args:
@@ -47,23 +40,18 @@ class OpenVINORuntime:
     """
 
     def __init__(self, model: Path, precision: str, outputs: int) -> None:
+        super().__init__(outputs)
         self._core = import_openvino().Core()
         try:
             self._model = self._core.read_model(model)
         except RuntimeError as error:
             raise ModelError(f"{model}: cannot read the model: {error}; delete its folder and make it again") from error
         self._hint = "bf16" if precision == "bfloat16" else "f32"
-        self._outputs = outputs
         given = [port.get_names() for port in self._model.inputs]
         self._order = [next(i for i, name in enumerate(INPUTS) if name in names) for names in given]
         self._threads = 0
         self.compiled: Any = None
         self._requests = threading.local()
-
-    @property
-    def outputs(self) -> int:
-        """Number of outputs for each input."""
-        return self._outputs
 
     def prepare(self, threads: int) -> None:
         """Compiles the model, for as many callers at once as there are cores for.
@@ -85,28 +73,10 @@ class OpenVINORuntime:
         self._requests = threading.local()
         self._threads = threads
 
-    def run(self, ids: Ints, mask: Ints, segments: Ints | None) -> Floats:
-        """float32 [n, outputs]; see ``Runtime``."""
-        parts = (ids, mask, np.zeros_like(ids) if segments is None else segments)
-        out = np.empty((len(ids), self._outputs), np.float32)
-        lengths = mask.sum(1)
-        order = np.argsort(-lengths, kind="stable")
-        request = self._request()
-        for start in range(0, len(order), _CHUNK):
-            rows = order[start : start + _CHUNK]
-            width = -(-int(lengths[rows[0]]) // _MULTIPLE) * _MULTIPLE
-            chunk = {port: np.ascontiguousarray(parts[i][rows, :width]) for port, i in enumerate(self._order)}
-            out[rows] = request.infer(chunk, share_inputs=True, share_outputs=True)[0]
-        return out
-
-    def states(self, ids: Ints, mask: Ints) -> Floats:
-        """float32 [n, L, outputs] of an encoder; see ``States``."""
-        length = ids.shape[1]
-        room = ((0, 0), (0, -length % _MULTIPLE))
-        parts = (np.pad(ids, room), np.pad(mask, room), np.zeros((1, 1), np.int64))
+    def infer(self, parts: tuple[Ints, Ints, Ints]) -> Any:
+        """See ``CompiledRuntime``."""
         given = {port: parts[i] for port, i in enumerate(self._order)}
-        found: Floats = self._request().infer(given, share_inputs=True, share_outputs=True)[0]
-        return found[:, :length].astype(np.float32)
+        return self._request().infer(given, share_inputs=True, share_outputs=True)[0]
 
     def _request(self) -> Any:
         """The calling thread's own."""
@@ -117,19 +87,16 @@ class OpenVINORuntime:
         return self._requests.mine
 
 
+def load(model: Path, precision: str, outputs: int) -> OpenVINORuntime:
+    """See ``Engine.load``."""
+    return OpenVINORuntime(model, precision, outputs)
+
+
 def convert(module: Any, examples: Sequence[tuple[Ints, Ints, Ints]], precision: str, target: Path) -> None:
-    """Writes a torch module in OpenVINO's format, for any number and length of inputs.
+    """See ``Engine.convert``.
 
-    Args:
-        module: in float32 on the CPU; traced with the first example, so it must not branch on values.
-        examples: inputs like those to come: one suffices, but int8 needs some hundred to learn the range of every
-            activation.
-        precision: int8 quantises matrix products, weights and activations, the way that suits transformers
-            (post-training, with SmoothQuant, Xiao et al. 2022, arXiv 2211.10438).
-        target: the ``.xml`` file; the weights go beside it.
-
-    Raises:
-        ModelError: OpenVINO cannot convert the module, or ``nncf`` is missing.
+    int8 quantises matrix products, weights and activations, the way that suits transformers: post-training, with
+    SmoothQuant (Xiao et al. 2022, arXiv 2211.10438).
     """
     import torch
 

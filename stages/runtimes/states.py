@@ -1,4 +1,4 @@
-"""Encoding one query: the states of an encoder's last layer, by torch or by OpenVINO.
+"""Encoding one query: the states of an encoder's last layer, by torch or by a form made for it.
 
 A query is a dozen tokens, so that reading the weights and calling hundreds of small operators takes most of the time.
 Without what transformers does around each of them, torch needs two thirds of it; a compiled graph needs less, and
@@ -17,11 +17,9 @@ from torch.nn import functional
 
 from cascade.errors import ModelError
 from stages.models import load_transformer, one_thread
-from stages.runtimes.choice import Floats, Ints, RuntimeName, openvino_installed, runtime_problems
+from stages.runtimes.choice import Floats, Ints, RuntimeName, engines_of, runtime_problems
 
 logger = logging.getLogger(__name__)
-
-_PRECISIONS = ("int8", "bfloat16", "float32")
 
 
 class States(Protocol):
@@ -122,23 +120,24 @@ def load_states(ref: str, folder: Path, runtime: RuntimeName) -> States | None:
         runtime: ``auto`` takes the fastest form that is there, and torch if there is none.
 
     Raises:
-        ModelError: OpenVINO is asked for and there is no form, or the form is damaged.
+        ModelError: a form is asked for and there is none, or the form is damaged.
     """
     for _, problem in runtime_problems(runtime, "auto"):
         raise ModelError(f"{ref}: {problem}")
-    if runtime == "torch" or not openvino_installed():
+    engines = engines_of(runtime)
+    if not engines:
         return None
     from stages.runtimes.forms import find_form
-    from stages.runtimes.openvino import OpenVINORuntime
 
-    for precision in _PRECISIONS:
-        form = find_form(folder, precision)
-        if form is not None:
-            loaded = OpenVINORuntime(form.model, precision, form.outputs)
-            loaded.prepare(threads=1)
-            return loaded
-    command = f"cascade models optimize {ref}"
-    if runtime == "openvino":
-        raise ModelError(f"{ref}: expected an OpenVINO form of it, found none; run `{command}`")
+    for engine in engines:
+        for precision in engine.precisions:
+            form = find_form(folder, engine, precision)
+            if form is not None:
+                loaded = engine.load(form.model, precision, form.outputs)
+                loaded.prepare(threads=1)
+                return loaded
+    command = engines[0].command(ref)
+    if runtime != "auto":
+        raise ModelError(f"{ref}: expected a form for {engines[0].title}, found none; run `{command}`")
     logger.info("%s: queries are encoded by torch; `%s` makes that faster", ref, command)
     return None

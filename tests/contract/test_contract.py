@@ -19,7 +19,18 @@ from cascade.types import Rows, Scores
 
 KINDS = ("bm25", "colbert", "cross_encoder", "dense", "fusion", "listwise")
 NEURAL = ("colbert", "cross_encoder", "dense", "listwise")
-HEAVY = ("torch", "transformers", "tokenizers", "numba", "bm25s", "rank_bm25", "pyarrow", "faiss", "openvino")
+HEAVY = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "numba",
+    "bm25s",
+    "rank_bm25",
+    "pyarrow",
+    "faiss",
+    "openvino",
+    "onnxruntime",
+)
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "bm25": ("bm25", {}),

@@ -12,13 +12,12 @@ from cascade.stage import Batch, Context, Reranker
 from cascade.types import Query
 from stages import colbert, dense
 from stages.cross_encoder import KIND, CrossEncoderSettings
-from stages.runtimes.choice import openvino_installed
+from stages.runtimes.compiled import CompiledRuntime
+from stages.runtimes.engines import ENGINES, ONNX, OPENVINO, Engine
 from stages.runtimes.forms import cache_folder, find_form, form_folder
+from stages.runtimes.onnx import ONNXRuntime
 from stages.runtimes.openvino import OpenVINORuntime
 from tests.models_for_tests import TEXTS, joint_encoder, passages, tiny_bert_classifier
-
-if not openvino_installed():
-    pytest.skip("openvino is not installed", allow_module_level=True)
 
 QUESTIONS = [
     JudgedQuestion("where did the cat sit?", (TEXTS[1], TEXTS[0], TEXTS[2], TEXTS[4]), (1, 0, 0, 0)),
@@ -34,8 +33,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory):
         yield cache_folder()
 
 
-def make(folder: Path, precision: str):
-    return optimizer("openvino")(str(folder), precision, QUESTIONS, lambda step, done, total: None)
+@pytest.fixture(scope="module", params=ENGINES, ids=lambda engine: engine.name)
+def engine(request: pytest.FixtureRequest) -> Engine:
+    if not request.param.installed:
+        pytest.skip(f"{request.param.package} is not installed")
+    return request.param
+
+
+def make(folder: Path, precision: str | None, engine: Engine):
+    return optimizer(engine.name)(str(folder), precision, QUESTIONS, lambda step, done, total: None)
 
 
 def opened(folder: Path, **changes) -> Reranker:
@@ -57,23 +63,26 @@ def scores(reranker: Reranker, rows: list[int] | None = None) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+def bert(tmp_path_factory: pytest.TempPathFactory, cache: Path, engine: Engine) -> Path:
     folder = tiny_bert_classifier(tmp_path_factory.mktemp("bert"))
-    make(folder, "float32")
+    make(folder, "float32", engine)
     return folder
 
 
-def test_without_a_form_auto_takes_torch_and_openvino_says_what_to_run(tmp_path: Path) -> None:
+def test_without_a_form_auto_takes_torch_and_the_others_say_what_to_run(tmp_path: Path, engine: Engine) -> None:
     folder = tiny_bert_classifier(tmp_path, labels=2)
-    assert not isinstance(opened(folder).runtime, OpenVINORuntime)
-    for settings in ({"runtime": "openvino"}, {"dtype": "int8"}):
+    assert not isinstance(opened(folder).runtime, CompiledRuntime)
+    for settings in ({"runtime": engine.name}, {"dtype": "int8"}):
         with pytest.raises(ModelError, match=r"found none; run `cascade models optimize .* --precision int8`"):
             opened(folder, **settings)
+    with pytest.raises(ModelError) as error:
+        opened(folder, runtime="onnx")
+    assert "--runtime onnx" in str(error.value)
 
 
-def test_a_form_is_found_and_scores_as_torch_does_at_any_size(bert: Path) -> None:
-    plain, fast = opened(bert, runtime="torch"), opened(bert, dtype="float32")
-    assert isinstance(fast.runtime, OpenVINORuntime)
+def test_a_form_is_found_and_scores_as_torch_does_at_any_size(bert: Path, engine: Engine) -> None:
+    plain, fast = opened(bert, runtime="torch"), opened(bert, runtime=engine.name, dtype="float32")
+    assert type(fast.runtime).__module__ == f"stages.runtimes.{engine.name}"
     expected = scores(plain)
     assert np.ptp(expected) > 0.01
     np.testing.assert_allclose(scores(fast), expected, atol=1e-4)
@@ -82,16 +91,26 @@ def test_a_form_is_found_and_scores_as_torch_does_at_any_size(bert: Path) -> Non
     assert scores(fast, [3]).shape == (1,)
 
 
-def test_threads_share_a_model(bert: Path) -> None:
-    fast = opened(bert, dtype="float32")
+def test_threads_share_a_model(bert: Path, engine: Engine) -> None:
+    fast = opened(bert, runtime=engine.name, dtype="float32")
     expected = scores(fast)
     with ThreadPoolExecutor(4) as pool:
         for found in pool.map(lambda _: scores(fast), range(12)):
             np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_cores_are_divided_among_callers(bert: Path) -> None:
-    form = find_form(bert, "float32")
+def test_openvino_before_onnx(tmp_path: Path) -> None:
+    folder = tiny_bert_classifier(tmp_path, labels=2)
+    for engine in (ONNX, OPENVINO):
+        make(folder, "float32", engine)
+        runtime = opened(folder, dtype="float32").runtime
+        assert type(runtime).__module__ == f"stages.runtimes.{engine.name}"
+
+
+def test_cores_are_divided_among_callers(tmp_path: Path) -> None:
+    folder = tiny_bert_classifier(tmp_path)
+    make(folder, "float32", OPENVINO)
+    form = find_form(folder, OPENVINO, "float32")
     assert form is not None
     runtime = OpenVINORuntime(form.model, "float32", form.outputs)
     for threads in (1, 2):
@@ -100,91 +119,107 @@ def test_cores_are_divided_among_callers(bert: Path) -> None:
         assert int(runtime.compiled.get_property("INFERENCE_NUM_THREADS")) == streams * threads
 
 
-def test_nothing_is_reported_to_the_makers_of_openvino(bert: Path) -> None:
+def test_threads_of_onnx_runtime_are_those_asked_for(tmp_path: Path) -> None:
+    folder = tiny_bert_classifier(tmp_path)
+    make(folder, "float32", ONNX)
+    form = find_form(folder, ONNX, "float32")
+    assert form is not None
+    runtime = ONNXRuntime(form.model, form.outputs)
+    for threads in (1, 2):
+        runtime.prepare(threads)
+        assert runtime.session.get_session_options().intra_op_num_threads == threads
+
+
+def test_nothing_is_reported_to_the_makers_of_openvino(tmp_path: Path) -> None:
+    make(tiny_bert_classifier(tmp_path), "float32", OPENVINO)
     assert sys.modules["openvino_telemetry"] is None
 
 
-def test_the_report_says_how_the_form_ranks(bert: Path) -> None:
-    report = json.loads((form_folder(bert, "float32") / "report.json").read_text())
+def test_the_report_says_how_the_form_ranks(bert: Path, engine: Engine) -> None:
+    folder = form_folder(bert, engine, "float32")
+    report = json.loads((folder / "report.json").read_text())
     assert report["parity"]["tau"] == 1.0
     assert report["parity"]["questions"] == 3
-    assert report["versions"]["openvino"] in form_folder(bert, "float32").name
+    assert report["versions"][engine.package] in folder.name
 
 
 @pytest.mark.parametrize("cut", [False, True], ids=["a bit flipped", "cut off"])
-@pytest.mark.parametrize("name", ["model.xml", "model.bin"])
-def test_a_damaged_form_is_an_error_not_another_ranking(name: str, cut: bool, bert: Path) -> None:
-    path = form_folder(bert, "float32") / name
+@pytest.mark.parametrize("last", [False, True], ids=["first file", "last file"])
+def test_a_damaged_form_is_an_error_not_another_ranking(last: bool, cut: bool, bert: Path, engine: Engine) -> None:
+    path = form_folder(bert, engine, "float32") / engine.files[-1 if last else 0]
     content = path.read_bytes()
     try:
         path.write_bytes(content[:100] + (b"" if cut else bytes([content[100] ^ 1]) + content[101:]))
         with pytest.raises(ModelError, match="damaged"):
-            opened(bert, dtype="float32")
+            opened(bert, runtime=engine.name, dtype="float32")
     finally:
         path.write_bytes(content)
 
 
 @pytest.mark.parametrize("report", ["", "{", "[]", '{"outputs": 1}', '{"files": {}, "outputs": 1}'])
-def test_a_damaged_report_is_an_error(report: str, bert: Path) -> None:
-    path = form_folder(bert, "float32") / "report.json"
+def test_a_damaged_report_is_an_error(report: str, bert: Path, engine: Engine) -> None:
+    path = form_folder(bert, engine, "float32") / "report.json"
     content = path.read_text()
     try:
         path.write_text(report)
         with pytest.raises(ModelError, match="damaged"):
-            opened(bert, dtype="float32")
+            opened(bert, runtime=engine.name, dtype="float32")
     finally:
         path.write_text(content)
 
 
-def test_other_weights_have_no_use_for_a_form(bert: Path, tmp_path: Path) -> None:
-    assert find_form(tiny_bert_classifier(tmp_path, labels=2), "float32") is None
+def test_other_weights_have_no_use_for_a_form(bert: Path, tmp_path: Path, engine: Engine) -> None:
+    assert find_form(tiny_bert_classifier(tmp_path, labels=2), engine, "float32") is None
 
 
-def test_a_form_that_drifts_is_refused_and_not_kept(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_form_that_drifts_is_refused_and_not_kept(
+    bert: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from stages.runtimes import parity
 
     monkeypatch.setattr(parity, "LEAST_TAU", 1.1)
     before = sorted(cache_folder().iterdir())
-    with pytest.raises(ModelError, match=r"in bfloat16: refused, since it ranks differently: nDCG@10 .* use dtype"):
-        make(bert, "bfloat16")
+    with pytest.raises(ModelError, match=r"in int8: refused, since it ranks differently: nDCG@10 .* use dtype"):
+        make(bert, "int8", engine)
     assert sorted(cache_folder().iterdir()) == before
 
 
 @pytest.mark.slow
-def test_int8_ranks_as_real_weights_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("nncf")
+def test_int8_ranks_as_real_weights_do(tmp_path: Path, engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip(engine.makers[1])
     folder = joint_encoder(tmp_path)
-    made = make(folder, "int8")
+    made = make(folder, "int8", engine)
     assert made.figures["tau"] > 0.9
     assert capsys.readouterr().out == ""
-    found, expected = scores(opened(folder)), scores(opened(folder, runtime="torch"))
-    assert isinstance(opened(folder).runtime, OpenVINORuntime)
+    fast = opened(folder, runtime=engine.name)
+    found, expected = scores(fast), scores(opened(folder, runtime="torch"))
+    assert type(fast.runtime).__module__ == f"stages.runtimes.{engine.name}"
     assert (found != expected).any()
     assert np.corrcoef(found, expected)[0, 1] > 0.98
 
 
 @pytest.fixture(scope="module")
-def bi_encoder(cache: Path) -> str:
-    optimizer("openvino")("bundled:bi-encoder", None, QUESTIONS, lambda step, done, total: None)
+def bi_encoder(cache: Path, engine: Engine) -> str:
+    optimizer(engine.name)("bundled:bi-encoder", None, QUESTIONS, lambda step, done, total: None)
     return "bundled:bi-encoder"
 
 
 @pytest.mark.parametrize("text", ["cat", "where did the cat sit?", "a longer question of several words " * 9, ""])
-def test_a_query_is_encoded_as_torch_does(text: str, bi_encoder: str) -> None:
+def test_a_query_is_encoded_as_torch_does(text: str, bi_encoder: str, engine: Engine) -> None:
     for kind, settings in ((dense.KIND, dense.DenseSettings), (colbert.KIND, colbert.ColbertSettings)):
         slow, fast = (
             kind.load(settings(name="s", kind=kind.kind, top_k=5, model=bi_encoder, runtime=runtime), Context(Path()))
             .open(passages(), None)
             .encode_query(Query("q", text))
-            for runtime in ("torch", "openvino")
+            for runtime in ("torch", engine.name)
         )
         assert slow.shape == fast.shape
         assert (np.abs(slow - fast) > 0).any()
         np.testing.assert_allclose(np.sum(slow * fast, -1), np.ones(slow.shape[:-1]), atol=1e-3)
 
 
-def test_an_encoder_is_reported_where_its_form_comes_off_worse(bi_encoder: str) -> None:
-    made = optimizer("openvino")(bi_encoder, "float32", QUESTIONS, lambda step, done, total: None)
+def test_an_encoder_is_reported_where_its_form_comes_off_worse(bi_encoder: str, engine: Engine) -> None:
+    made = optimizer(engine.name)(bi_encoder, "float32", QUESTIONS, lambda step, done, total: None)
     assert json.loads((made.folder / "report.json").read_text())["outputs"] == 384
     assert made.figures["tau"] == 1.0
 
