@@ -52,6 +52,7 @@ RERANKERS = {
 }
 """Each reranking model: kind, name in the catalogue, further settings."""
 RERANKED = 50
+CASCADES = ("two-stage", "four-stage", "default")
 ALONE = "version: 1\nname: {name}\nstages:\n  - {{name: {name}, kind: {name}, top_k: 100}}\n"
 GIVEN_RUN = Path("runs", "bm25.trec")
 
@@ -100,7 +101,7 @@ def _end_to_end(folder: Path, work: Path, only: Sequence[str] | None) -> Iterato
     configs = {name: parse_config(ALONE.format(name=name)) for name in ("bm25", "dense")}
     retrieval = RETRIEVAL.format(name="model", depth=RERANKED)
     configs |= {name: parse_config(retrieval + line) for name, line in _models(RERANKED).items()}
-    configs |= {file.stem: load_config(file) for file in (CONFIGS / "two-stage.yaml", CONFIGS / "default.yaml")}
+    configs |= {file.stem: load_config(file) for file in (CONFIGS / f"{name}.yaml" for name in CASCADES)}
     index = _index(folder, work / folder.name)
     for name, config in _chosen(configs, only):
         path = work / f"{folder.name}.{name}.trec"

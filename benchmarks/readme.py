@@ -85,6 +85,30 @@ def replay(result: Mapping[str, Any]) -> str:
     return markdown_table(["what", "figure"], [[key, _shown(result[key])] for key in result if key not in left_out])
 
 
+def overhead(result: Mapping[str, Any]) -> str:
+    """Milliseconds of the engine itself, by way of driving it."""
+    return _by_name(f"{result['batches']} batches, through", result["ways"])
+
+
+def maxsim(result: Mapping[str, Any]) -> str:
+    """Speed of each way of scoring, and what it costs in quality."""
+    parts = [_by_name("way", result["speed"])]
+    if "quality" in result:
+        parts.append(markdown_table(["way", "nDCG@10"], [[name, f"{v:.4f}"] for name, v in result["quality"].items()]))
+    return "\n\n".join(parts)
+
+
+def cross_encoder(result: Mapping[str, Any]) -> str:
+    """Pairs a second of every contestant; those that are not installed are left out."""
+    return _by_name("contestant", {name: one for name, one in result["figures"].items() if "missing" not in one})
+
+
+def _by_name(title: str, by_name: Mapping[str, Mapping[str, Any]]) -> str:
+    keys = list(dict.fromkeys(key for one in by_name.values() for key in one))
+    rows = [[name, *(_shown(one[key]) if key in one else "" for key in keys)] for name, one in by_name.items()]
+    return markdown_table([title, *keys], rows)
+
+
 def _cells(cells: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str:
     return markdown_table(list(keys), [[_shown(cell[key]) for key in keys] for cell in cells])
 
@@ -104,6 +128,9 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "tuning-scifact": tuning,
     "tuning-demo": tuning,
     "replay": replay,
+    "overhead": overhead,
+    "maxsim": maxsim,
+    "cross_encoder": cross_encoder,
 }
 
 

@@ -39,11 +39,15 @@ class Optimized:
 
     Args:
         folder: where it is.
+        precision: of the form.
         figures: how its rankings compare with the model's, by name.
+        refused: why forms in other precisions, tried before, are not kept.
     """
 
     folder: Path
+    precision: Precision
     figures: Mapping[str, float]
+    refused: Sequence[str] = ()
 
 
 class Progress(Protocol):
@@ -60,10 +64,10 @@ class Optimizer(Protocol):
     def __call__(
         self, model: str, precision: Precision | None, questions: Sequence[JudgedQuestion], progress: Progress
     ) -> Optimized:
-        """The form, kept where the runtime finds it; None is the precision that suits the model.
+        """The form, kept where the runtime finds it; without a precision, the fastest one that ranks alike.
 
         Raises:
-            ModelError: the model cannot be converted, or the form ranks too differently.
+            ModelError: the model cannot be converted, or its forms rank too differently.
         """
         ...
 

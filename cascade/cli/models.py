@@ -71,7 +71,9 @@ def optimize(
     runtime: Annotated[str, typer.Option("--runtime", help="What will run it.")] = "openvino",
     precision: Annotated[
         Precision | None,
-        typer.Option("--precision", help="Default: int8 for a cross-encoder, bfloat16 for an encoder of queries."),
+        typer.Option(
+            "--precision", help="Default: the fastest that ranks alike; an encoder of queries stays out of int8."
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="The figures as JSON on stdout.")] = False,
 ) -> None:
@@ -88,11 +90,15 @@ def optimize(
     with progress_bar() as told:
         made = make(model, precision, judged_questions(), told)
     if json:
-        print_json({"folder": str(made.folder), **made.figures})
+        print_json(
+            {"folder": str(made.folder), "precision": made.precision, "refused": [*made.refused], **made.figures}
+        )
         return
+    for reason in made.refused:
+        say(reason)
     figures = made.figures
     show(
-        f"nDCG@10 {figures['ndcg']:.4f} against {figures['ndcg_float32']:.4f} in float32, Kendall's tau "
-        f"{figures['tau']:.3f}, over {figures['questions']} questions with {figures['pairs']} candidates"
+        f"{made.precision}: nDCG@10 {figures['ndcg']:.4f} against {figures['ndcg_float32']:.4f} in float32, Kendall's "
+        f"tau {figures['tau']:.3f}, over {figures['questions']} questions with {figures['pairs']} candidates"
     )
     say(f"{made.folder}: kept for runtime: {runtime}")

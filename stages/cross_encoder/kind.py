@@ -24,7 +24,8 @@ class CrossEncoderSettings(StageSettings):
         "auto", description="auto: what 'cascade models optimize' made of the model, else torch"
     )
     dtype: Dtype = Field(
-        "auto", description="auto: float32 on torch, int8 elsewhere; bfloat16: about 3 digits; float16: on a GPU"
+        "auto",
+        description="auto: float32 on torch, else the fastest that was made; bfloat16: 3 digits; float16: on a GPU",
     )
 
 

@@ -26,7 +26,8 @@ def _optimize(
     if scores_pairs(folder):
         from stages.optimizing import cross_encoders
 
-        return cross_encoders.optimize(engine, model, folder, precision or "int8", questions, progress)
+        wanted = engine.precisions if precision is None else (precision,)
+        return cross_encoders.optimize(engine, model, folder, wanted, questions, progress)
     from stages.optimizing import encoders
 
     # a query's few tokens gain little from int8 and lose more, since they meet passages that were not rounded

@@ -20,7 +20,7 @@ from stages.runtimes.choice import Ints
 from stages.runtimes.engines import Engine
 from stages.runtimes.first_token import first_token_only
 from stages.runtimes.forms import described, form_folder, new_form
-from stages.runtimes.parity import compare
+from stages.runtimes.parity import Refused, compare
 
 _QUERY_TOKENS = 32
 _PAIR_TOKENS = 256
@@ -31,37 +31,45 @@ def optimize(
     engine: Engine,
     model: str,
     folder: Path,
-    precision: Precision,
+    precisions: Sequence[Precision],
     questions: Sequence[JudgedQuestion],
     progress: Progress,
 ) -> Optimized:
-    """Puts a form of the cross-encoder in ``folder`` into the cache folder.
+    """Puts a form of the cross-encoder in ``folder`` into the cache folder, in the first precision that ranks alike.
 
     Activations learn their ranges from each question's first candidate. The questions need not be of the domain that
     the model will serve: what is hard to quantise in a transformer, a few wide channels, depends on its weights and
     special tokens, not on the topic (Xiao et al. 2022, arXiv 2211.10438, section 3).
 
     Raises:
-        ModelError: the model cannot be loaded or converted, or the form ranks too differently.
+        ModelError: the model cannot be loaded or converted, or every form ranks too differently.
     """
     reranker = _reranker(model, folder, questions)
     batches = _batches(reranker, questions)
     reference = _scores(reranker, batches, "float32", progress)
 
-    progress(f"converting to {precision}", 0, 1)
     first = [Batch(batch.queries, batch.query_of[:1], batch.rows[:1]) for batch in batches[:_CALIBRATION_QUESTIONS]]
-    with new_form(folder, engine, precision) as (target, report):
-        engine.convert(
-            first_token_only(load_cross_encoder(folder)), [_input(reranker, one) for one in first], precision, target
-        )
-        progress(f"converting to {precision}", 1, 1)
-        runtime = engine.load(target, precision, reranker.runtime.outputs)
-        runtime.prepare(torch.get_num_threads())
-        scores = _scores(reranker.on(runtime), batches, precision, progress)
-        parity = compare(reference, scores, [question.relevance for question in questions])
-        parity.require(f"{model} in {precision}", "use dtype: bfloat16 or float32 for this model")
-        report |= described(model, engine, precision, runtime.outputs, parity)
-    return Optimized(form_folder(folder, engine, precision), asdict(parity))
+    refused: list[Refused] = []
+    for precision in precisions:
+        progress(f"converting to {precision}", 0, 1)
+        try:
+            with new_form(folder, engine, precision) as (target, report):
+                module = first_token_only(load_cross_encoder(folder))
+                engine.convert(module, [_input(reranker, one) for one in first], precision, target)
+                progress(f"converting to {precision}", 1, 1)
+                runtime = engine.load(target, precision, reranker.runtime.outputs)
+                runtime.prepare(torch.get_num_threads())
+                scores = _scores(reranker.on(runtime), batches, precision, progress)
+                parity = compare(reference, scores, [question.relevance for question in questions])
+                parity.require(f"{model} in {precision}", "use another --precision, or runtime: torch")
+                report |= described(model, engine, precision, runtime.outputs, parity)
+        except Refused as error:
+            refused.append(error)
+        else:
+            return Optimized(
+                form_folder(folder, engine, precision), precision, asdict(parity), tuple(map(str, refused))
+            )
+    raise refused[-1]
 
 
 def _reranker(model: str, folder: Path, questions: Sequence[JudgedQuestion]) -> CrossEncoder:

@@ -59,7 +59,7 @@ def optimize(
             parity.require(f"{model} in {precision}", "use another --precision, or runtime: torch")
         worst = min(parities, key=lambda parity: parity.ndcg - parity.ndcg_float32)
         report |= described(model, engine, precision, module.hidden, worst)
-    return Optimized(form_folder(folder, engine, precision), asdict(worst))
+    return Optimized(form_folder(folder, engine, precision), precision, asdict(worst))
 
 
 class _Trial(ABC):

@@ -82,27 +82,26 @@ def load_runtime(
         folder: model folder.
         load_module: gives the torch module; not called where another runtime needs none.
         runtime: what runs it.
-        dtype: of weights and activations; ``auto`` is float32 on torch and int8 elsewhere.
+        dtype: of weights and activations; ``auto`` is float32 on torch, elsewhere the fastest that was made.
 
     Raises:
         ModelError: there is no such form of the model, it is damaged, or the model cannot be loaded.
     """
     for _, problem in runtime_problems(runtime, dtype):
         raise ModelError(f"{ref}: {problem}")
-    precision = "int8" if dtype == "auto" else dtype
-    engines = [engine for engine in engines_of(runtime) if precision in engine.precisions]
+    engines = engines_of(runtime)
     for engine in engines:
         from stages.runtimes.forms import find_form
 
-        form = find_form(folder, engine, precision)
-        if form is not None:
-            return engine.load(form.model, precision, form.outputs)
-    if engines:
-        command = engines[0].command(ref, precision)
+        for precision in engine.precisions:
+            form = find_form(folder, engine, precision) if dtype in ("auto", precision) else None
+            if form is not None:
+                return engine.load(form.model, precision, form.outputs)
+    able = [engine for engine in engines if dtype == "auto" or dtype in engine.precisions]
+    if able:
+        command = able[0].command(ref, None if dtype == "auto" else dtype)
         if runtime != "auto" or dtype == "int8":
-            raise ModelError(
-                f"{ref}: expected a form for {engines[0].title} in {precision}, found none; run `{command}`"
-            )
+            raise ModelError(f"{ref}: expected a form of it for {able[0].title}, found none; run `{command}`")
         logger.info("%s: runs on torch; `%s` makes a faster form of it", ref, command)
     from stages.runtimes.torch import TorchRuntime
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cascade.errors import ModelError
+from cascade.optimizing import Precision
 
 if TYPE_CHECKING:
     from stages.runtimes.choice import Ints
@@ -34,7 +35,7 @@ class Engine:
     title: str
     package: str
     files: tuple[str, ...]
-    precisions: tuple[str, ...]
+    precisions: tuple[Precision, ...]
     makers: tuple[str, ...]
 
     @property

@@ -17,6 +17,10 @@ LEAST_TAU = 0.9
 _DEPTH = 10
 
 
+class Refused(ModelError):
+    """A form of a model ranks too differently from it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parity:
     """How a form's rankings compare with those of the model in float32.
@@ -43,9 +47,9 @@ class Parity:
         return self.ndcg >= self.ndcg_float32 - MOST_LOSS and self.tau >= LEAST_TAU
 
     def require(self, what: str, instead: str) -> None:
-        """Raises ``ModelError`` with the figures unless the form may take the model's place."""
+        """Raises ``Refused`` with the figures unless the form may take the model's place."""
         if not self.holds:
-            raise ModelError(
+            raise Refused(
                 f"{what}: refused, since it ranks differently: nDCG@10 {self.ndcg:.4f} ± {self.ndcg_error:.4f} against "
                 f"{self.ndcg_float32:.4f} in float32 (it may lose {MOST_LOSS}), Kendall's tau {self.tau:.3f} (at least "
                 f"{LEAST_TAU}), over "

@@ -17,6 +17,7 @@ from stages.runtimes.engines import ENGINES, ONNX, OPENVINO, Engine
 from stages.runtimes.forms import cache_folder, find_form, form_folder
 from stages.runtimes.onnx import ONNXRuntime
 from stages.runtimes.openvino import OpenVINORuntime
+from stages.runtimes.parity import Parity, Refused
 from tests.models_for_tests import TEXTS, joint_encoder, passages, tiny_bert_classifier
 
 QUESTIONS = [
@@ -72,9 +73,10 @@ def bert(tmp_path_factory: pytest.TempPathFactory, cache: Path, engine: Engine) 
 def test_without_a_form_auto_takes_torch_and_the_others_say_what_to_run(tmp_path: Path, engine: Engine) -> None:
     folder = tiny_bert_classifier(tmp_path, labels=2)
     assert not isinstance(opened(folder).runtime, CompiledRuntime)
-    for settings in ({"runtime": engine.name}, {"dtype": "int8"}):
-        with pytest.raises(ModelError, match=r"found none; run `cascade models optimize .* --precision int8`"):
-            opened(folder, **settings)
+    with pytest.raises(ModelError, match=r"found none; run `cascade models optimize [^`]*`"):
+        opened(folder, runtime=engine.name)
+    with pytest.raises(ModelError, match=r"found none; run `cascade models optimize .* --precision int8`"):
+        opened(folder, dtype="int8")
     with pytest.raises(ModelError) as error:
         opened(folder, runtime="onnx")
     assert "--runtime onnx" in str(error.value)
@@ -179,9 +181,27 @@ def test_a_form_that_drifts_is_refused_and_not_kept(
 
     monkeypatch.setattr(parity, "LEAST_TAU", 1.1)
     before = sorted(cache_folder().iterdir())
+    with pytest.raises(ModelError, match=r"in float32: refused"):
+        make(bert, None, engine)
     with pytest.raises(ModelError, match=r"in int8: refused, since it ranks differently: nDCG@10 .* use dtype"):
         make(bert, "int8", engine)
     assert sorted(cache_folder().iterdir()) == before
+
+
+def test_after_a_form_that_drifts_the_next_precision_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_bert_classifier(tmp_path, labels=2)
+    require, tried = Parity.require, []
+
+    def refuse_first(parity: Parity, what: str, instead: str) -> None:
+        tried.append(what)
+        if len(tried) == 1:
+            raise Refused("int8: not alike")
+        require(parity, what, instead)
+
+    monkeypatch.setattr(Parity, "require", refuse_first)
+    made = make(folder, None, ONNX)
+    assert (made.precision, made.refused) == ("float32", ("int8: not alike",))
+    assert type(opened(folder).runtime).__module__ == "stages.runtimes.onnx"
 
 
 @pytest.mark.slow
