@@ -79,7 +79,7 @@ def optimize(
 ) -> None:
     """Makes a faster form of a model, measures whether it still ranks as the model does, and keeps it.
 
-    Takes a minute or two. A cross-encoder scores pairs with it, a bi-encoder or ColBERT encodes queries. The form goes
+    Takes some minutes. A cross-encoder scores pairs with it, a bi-encoder or ColBERT encodes queries. The form goes
     into the user's cache folder, where `runtime: auto` finds it. One that ranks too differently is refused.
 
     Example: cascade models optimize bundled:cross-encoder

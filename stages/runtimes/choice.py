@@ -74,7 +74,7 @@ def load_runtime(
     """The model on the runtime that the settings ask for.
 
     ``auto`` takes what ``cascade models optimize`` has made of the model, for OpenVINO before ONNX Runtime, and torch
-    if it has made nothing. Nothing is made here: quantising takes a minute, which would be a surprise when a service
+    if it has made nothing. Nothing is made here: quantising takes minutes, which would be a surprise when a service
     starts.
 
     Args:
