@@ -183,7 +183,9 @@ def test_a_form_that_drifts_is_refused_and_not_kept(
     before = sorted(cache_folder().iterdir())
     with pytest.raises(ModelError, match=r"in float32: refused"):
         make(bert, None, engine)
-    with pytest.raises(ModelError, match=r"in int8: refused, since it ranks differently: nDCG@10 .* use another --precision"):
+    with pytest.raises(
+        ModelError, match=r"in int8: refused, since it ranks differently: nDCG@10 .* use another --precision"
+    ):
         make(bert, "int8", engine)
     assert sorted(cache_folder().iterdir()) == before
 
