@@ -62,8 +62,8 @@ stages:
     weights: {{bm25: 0.3, dense: 0.7}}
     top_k: {candidates}
     retrievers:
-      - {{name: bm25, kind: bm25, top_k: 400}}
-      - {{name: dense, kind: dense, model: bundled:bi-encoder, top_k: 400}}
+      - {{name: bm25, kind: bm25, top_k: 200}}
+      - {{name: dense, kind: dense, model: bundled:bi-encoder, top_k: 200}}
   - {{name: cross-encoder, kind: cross_encoder, model: {model}, runtime: {runtime}, top_k: 10}}
 """
 WARM_UP = 10

@@ -39,8 +39,8 @@ stages:
     weights: {{bm25: 0.3, dense: 0.7}}
     top_k: {depth}
     retrievers:
-      - {{name: bm25, kind: bm25, top_k: 400}}
-      - {{name: dense, kind: dense, model: bundled:bi-encoder, top_k: 400}}
+      - {{name: bm25, kind: bm25, top_k: 200}}
+      - {{name: dense, kind: dense, model: bundled:bi-encoder, top_k: 200}}
 """
 RERANKER = "  - {{name: reranker, kind: {kind}, model: bundled:{model}, top_k: {top_k}{more}}}\n"
 RERANKERS = {

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from cascade.errors import ModelError
 from cascade.optimizing import JudgedQuestion, Optimized, Precision, Progress
 from cascade.stage import Context
 from stages.models import locate, scores_pairs
@@ -20,8 +19,7 @@ from stages.runtimes.engines import ONNX, OPENVINO, Engine
 def _optimize(
     engine: Engine, model: str, precision: Precision | None, questions: Sequence[JudgedQuestion], progress: Progress
 ) -> Optimized:
-    if not engine.installed:
-        raise ModelError(engine.missing("making a form"))
+    engine.require(precision)
     folder = locate(model, Context(Path()))
     if scores_pairs(folder):
         from stages.optimizing import cross_encoders

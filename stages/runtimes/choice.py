@@ -90,13 +90,12 @@ def load_runtime(
     for _, problem in runtime_problems(runtime, dtype):
         raise ModelError(f"{ref}: {problem}")
     engines = engines_of(runtime)
-    for engine in engines:
-        from stages.runtimes.forms import find_form
+    if engines:
+        from stages.runtimes.forms import load_form
 
-        for precision in engine.precisions:
-            form = find_form(folder, engine, precision) if dtype in ("auto", precision) else None
-            if form is not None:
-                return engine.load(form.model, precision, form.outputs)
+        form = load_form(folder, engines, dtype)
+        if form is not None:
+            return form
     able = [engine for engine in engines if dtype == "auto" or dtype in engine.precisions]
     if able:
         command = able[0].command(ref, None if dtype == "auto" else dtype)

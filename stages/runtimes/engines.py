@@ -48,6 +48,18 @@ class Engine:
         """Of the installed package, fit for the name of a folder."""
         return version(self.package).replace("/", "_")
 
+    def require(self, precision: str | None) -> None:
+        """Checks that forms can be made here, in that precision if one is named.
+
+        Raises:
+            ModelError: the package is not installed, or does not run that precision.
+        """
+        if not self.installed:
+            raise ModelError(self.missing("making a form"))
+        if precision not in (None, *self.precisions):
+            runs = ", ".join(self.precisions)
+            raise ModelError(f"{self.title} runs {runs}, not {precision}; take another --precision")
+
     def missing(self, what: str) -> str:
         """What to say where ``what`` cannot be had without the package."""
         return f"{what} needs the package {self.package}; run `pip install 'cascade-ranking[{self.name}]'`"
@@ -82,14 +94,8 @@ class Engine:
             target: the form's first file; others go beside it.
 
         Raises:
-            ModelError: the package cannot do it, or is missing.
+            ModelError: the package cannot do it.
         """
-        if not self.installed:
-            raise ModelError(self.missing("making a form"))
-        if precision not in self.precisions:
-            raise ModelError(
-                f"{self.title} runs {', '.join(self.precisions)}, not {precision}; take another --precision"
-            )
         self._module().convert(module, examples, precision, target)
 
     def _module(self) -> Any:

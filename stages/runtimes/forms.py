@@ -17,13 +17,13 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cascade.errors import ModelError
 from cascade.io.atomic import write_json_atomic
@@ -31,25 +31,13 @@ from stages.models import fingerprint
 from stages.runtimes.engines import Engine
 from stages.runtimes.parity import Parity
 
+if TYPE_CHECKING:
+    from stages.runtimes.compiled import CompiledRuntime
+
 _RECIPE = 1
 """Changes with the way forms are made."""
 _CHUNK = 1 << 20
 _REPORT = "report.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """A form that lies in the cache folder, undamaged.
-
-    Args:
-        model: its first file.
-        outputs: number of outputs for each input.
-        report: what is known of it.
-    """
-
-    model: Path
-    outputs: int
-    report: Mapping[str, Any]
 
 
 def cache_folder() -> Path:
@@ -64,18 +52,35 @@ def form_folder(folder: Path, engine: Engine, precision: str) -> Path:
     Raises:
         ModelError: the model cannot be read.
     """
-    return cache_folder() / f"{fingerprint(folder)}-{engine.name}-{engine.version}-{precision}-{_RECIPE}"
+    return _target(fingerprint(folder), engine, precision)
 
 
-def find_form(folder: Path, engine: Engine, precision: str) -> Form | None:
-    """The form of a model folder; None if none has been made.
+def load_form(folder: Path, engines: Sequence[Engine], dtype: str = "auto") -> CompiledRuntime | None:
+    """The first form of a model that has been made, to be prepared before use; None if there is none.
+
+    Args:
+        folder: model folder.
+        engines: that may run it, the preferred one first; each one's fastest precision is taken.
+        dtype: the precision it must have; ``auto`` for any.
 
     Raises:
-        ModelError: it is damaged.
+        ModelError: the form is damaged, or the model cannot be read.
     """
-    target = form_folder(folder, engine, precision)
-    if not target.is_dir():
-        return None
+    weights = fingerprint(folder)
+    for engine in engines:
+        for precision in engine.precisions:
+            target = _target(weights, engine, precision)
+            if dtype in ("auto", precision) and target.is_dir():
+                return engine.load(target / engine.files[0], precision, _outputs(target, engine))
+    return None
+
+
+def _target(weights: str, engine: Engine, precision: str) -> Path:
+    return cache_folder() / f"{weights}-{engine.name}-{engine.version}-{precision}-{_RECIPE}"
+
+
+def _outputs(target: Path, engine: Engine) -> int:
+    """Number of outputs for each input, of a form that is undamaged."""
     try:
         report = json.loads((target / _REPORT).read_text(encoding="utf-8"))
         damaged = [name for name in engine.files if report["files"][name] != _digest(target / name)]
@@ -84,7 +89,7 @@ def find_form(folder: Path, engine: Engine, precision: str) -> Form | None:
         raise ModelError(f"{target}: damaged: {error}; delete the folder and make it again") from error
     if damaged:
         raise ModelError(f"{target}: damaged: {', '.join(damaged)} changed; delete the folder and make it again")
-    return Form(target / engine.files[0], outputs, report)
+    return outputs
 
 
 @contextmanager

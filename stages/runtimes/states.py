@@ -127,15 +127,12 @@ def load_states(ref: str, folder: Path, runtime: RuntimeName) -> States | None:
     engines = engines_of(runtime)
     if not engines:
         return None
-    from stages.runtimes.forms import find_form
+    from stages.runtimes.forms import load_form
 
-    for engine in engines:
-        for precision in engine.precisions:
-            form = find_form(folder, engine, precision)
-            if form is not None:
-                loaded = engine.load(form.model, precision, form.outputs)
-                loaded.prepare(threads=1)
-                return loaded
+    form = load_form(folder, engines, "auto")
+    if form is not None:
+        form.prepare(threads=1)
+        return form
     command = engines[0].command(ref)
     if runtime != "auto":
         raise ModelError(f"{ref}: expected a form for {engines[0].title}, found none; run `{command}`")

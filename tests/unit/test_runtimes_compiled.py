@@ -14,7 +14,7 @@ from stages import colbert, dense
 from stages.cross_encoder import KIND, CrossEncoderSettings
 from stages.runtimes.compiled import CompiledRuntime
 from stages.runtimes.engines import ENGINES, ONNX, OPENVINO, Engine
-from stages.runtimes.forms import cache_folder, find_form, form_folder
+from stages.runtimes.forms import cache_folder, form_folder, load_form
 from stages.runtimes.onnx import ONNXRuntime
 from stages.runtimes.openvino import OpenVINORuntime
 from stages.runtimes.parity import Parity, Refused
@@ -82,6 +82,11 @@ def test_without_a_form_auto_takes_torch_and_the_others_say_what_to_run(tmp_path
     assert "--runtime onnx" in str(error.value)
 
 
+def test_a_precision_that_an_engine_lacks_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"ONNX Runtime runs int8, float32, not bfloat16; take another --precision"):
+        make(tmp_path / "never read", "bfloat16", ONNX)
+
+
 def test_a_form_is_found_and_scores_as_torch_does_at_any_size(bert: Path, engine: Engine) -> None:
     plain, fast = opened(bert, runtime="torch"), opened(bert, runtime=engine.name, dtype="float32")
     assert type(fast.runtime).__module__ == f"stages.runtimes.{engine.name}"
@@ -112,9 +117,8 @@ def test_openvino_before_onnx(tmp_path: Path) -> None:
 def test_cores_are_divided_among_callers(tmp_path: Path) -> None:
     folder = tiny_bert_classifier(tmp_path)
     make(folder, "float32", OPENVINO)
-    form = find_form(folder, OPENVINO, "float32")
-    assert form is not None
-    runtime = OpenVINORuntime(form.model, "float32", form.outputs)
+    runtime = load_form(folder, [OPENVINO])
+    assert isinstance(runtime, OpenVINORuntime)
     for threads in (1, 2):
         runtime.prepare(threads)
         streams = int(runtime.compiled.get_property("NUM_STREAMS"))
@@ -124,9 +128,8 @@ def test_cores_are_divided_among_callers(tmp_path: Path) -> None:
 def test_threads_of_onnx_runtime_are_those_asked_for(tmp_path: Path) -> None:
     folder = tiny_bert_classifier(tmp_path)
     make(folder, "float32", ONNX)
-    form = find_form(folder, ONNX, "float32")
-    assert form is not None
-    runtime = ONNXRuntime(form.model, form.outputs)
+    runtime = load_form(folder, [ONNX])
+    assert isinstance(runtime, ONNXRuntime)
     for threads in (1, 2):
         runtime.prepare(threads)
         assert runtime.session.get_session_options().intra_op_num_threads == threads
@@ -171,7 +174,7 @@ def test_a_damaged_report_is_an_error(report: str, bert: Path, engine: Engine) -
 
 
 def test_other_weights_have_no_use_for_a_form(bert: Path, tmp_path: Path, engine: Engine) -> None:
-    assert find_form(tiny_bert_classifier(tmp_path, labels=2), engine, "float32") is None
+    assert load_form(tiny_bert_classifier(tmp_path, labels=2), [engine]) is None
 
 
 def test_a_form_that_drifts_is_refused_and_not_kept(
