@@ -15,7 +15,7 @@ from types import TracebackType
 import numpy as np
 
 from cascade.arguments import FROM_CONFIG, Budget, as_documents, as_query, as_seconds, check_top_k
-from cascade.calibration import SAMPLE, TEXT_WARM_UP, WARM_UP, calibrate
+from cascade.calibration import SAMPLE, TEXT_WARM_UP, TOUCH, WARM_UP, calibrate
 from cascade.clock import Clock, Deadline, MonotonicClock
 from cascade.cost import CostModel, CostProfile
 from cascade.engine import QueryRun
@@ -94,8 +94,10 @@ class Cascade:
             index.require_passages(self.plan.passages)
             measured = self._opened = self._stages.open_index(index)
             effort = WARM_UP
-        if costs is None and _limited(self.plan):
-            costs = calibrate(measured, self._clock, quantile=self.plan.quantile, effort=effort)
+        if _limited(self.plan):
+            known = costs is not None
+            found = calibrate(measured, self._clock, quantile=self.plan.quantile, effort=TOUCH if known else effort)
+            costs = costs if known else found
         self.costs = CostModel.unknown(self.plan.quantile) if costs is None else CostModel(costs)
         self._executor = Executor(self.costs, workers=workers, max_waiting=self.plan.max_waiting, clock=self._clock)
         self._observers = Observers(observers)

@@ -1,7 +1,8 @@
 """Measures what the stages of an opened cascade cost on this machine.
 
 Queries are made from passages of the collection itself, so that no other input is needed. Each stage is given work of
-several sizes; what it took goes into the fit of ``cost.py``.
+several sizes, about as many seconds of each: so most of the measurements are of small batches, which is what a deadline
+leaves room for. What they took goes into the fit of ``cost.py``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from cascade.types import Document, Query, Rows
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 QUERY_WORDS = 9
-QUERIES = 16
+LARGEST_SHARE = 1 / 16
+"""Batches are not made larger when one is expected to take more than this share of a stage's seconds."""
+MOST_MEASURED = 4000
+"""Measurements of a stage, however short they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +32,21 @@ class Effort:
 
     Args:
         stage_s: seconds spent on each stage, about.
-        least_rounds: rounds over all sizes however long they take; the first of them only warms up.
+        least: measurements of every size however long they take; one before them only warms up.
         highest_quantile: what so few measurements can say something of. A short warm-up would take its one slowest
             task for the rule; what happens later corrects the rest.
     """
 
     stage_s: float
-    least_rounds: int
+    least: int
     highest_quantile: float = 1.0
 
 
-WARM_UP = Effort(stage_s=0.6, least_rounds=3, highest_quantile=0.9)
-TEXT_WARM_UP = Effort(stage_s=0.6, least_rounds=2, highest_quantile=0.9)
-THOROUGH = Effort(stage_s=15.0, least_rounds=4)
+TOUCH = Effort(stage_s=0.0, least=1)
+"""For what is known already: everything is called twice, so that no query waits for kernels and pages."""
+WARM_UP = Effort(stage_s=0.6, least=4, highest_quantile=0.9)
+TEXT_WARM_UP = Effort(stage_s=0.6, least=2, highest_quantile=0.9)
+THOROUGH = Effort(stage_s=15.0, least=4)
 
 SAMPLE = tuple(
     Document(str(words), "a passage of a few words that is read like any other " * (words // 10))
@@ -74,15 +80,11 @@ def calibrate(
     rng = np.random.default_rng(0)
     for stage in _units(cascade):
         samples: dict[str, list[Sample]] = {}
-        began = clock.now()
-        for number, found in enumerate(_rounds(stage, cascade, clock, rng)):
-            if number > 0:  # the first round compiles kernels and touches pages
-                for key, sample in found:
+        for share, found in _measurements(stage, cascade, clock, rng, effort):
+            progress(stage.planned.name, share)
+            for key, sample in found:
+                if sample.seconds > 0:
                     samples.setdefault(key, []).append(sample)
-            spent_s = clock.now() - began
-            if number + 1 >= effort.least_rounds and spent_s >= effort.stage_s:
-                break
-            progress(stage.planned.name, min(0.99, spent_s / effort.stage_s) if effort.stage_s > 0 else 0.0)
         progress(stage.planned.name, 1.0)
         costs.update({key: fit(measured, stated) for key, measured in samples.items()})
     return CostProfile(quantile, machine(), costs, source="calibrated" if effort is THOROUGH else "warm-up")
@@ -93,27 +95,49 @@ def _units(cascade: OpenedCascade) -> Iterator[OpenedStage]:
         yield from stage.retrievers or (stage,)
 
 
-def _rounds(
-    stage: OpenedStage, cascade: OpenedCascade, clock: Clock, rng: np.random.Generator
-) -> Iterator[list[tuple[str, Sample]]]:
-    """Endless rounds of measurements of one stage, over all sizes of work."""
+def _measurements(
+    stage: OpenedStage, cascade: OpenedCascade, clock: Clock, rng: np.random.Generator, effort: Effort
+) -> Iterator[tuple[float, list[tuple[str, Sample]]]]:
+    """Measurements of one stage, each with the share (0 to 1) of the effort that has been made with it.
+
+    The size on which the least time has been spent has its turn; a size twice as large joins in when the largest one
+    has been measured and there is time enough.
+    """
+    most = 1 if isinstance(stage.opened, Retriever) else len(cascade.collection)
+    spent_s, counts = [0.0], [0]
+    while sum(spent_s) < effort.stage_s or min(counts) <= effort.least:
+        turn = spent_s.index(min(spent_s)) if min(counts) > effort.least else counts.index(min(counts))
+        began = clock.now()
+        found, whole = _measured(stage, cascade, BATCH_SIZES[turn], clock, rng)
+        seconds = clock.now() - began
+        counts[turn] += 1
+        if counts[turn] == 1:  # compiles kernels and touches pages
+            continue
+        spent_s[turn] += seconds
+        if whole and turn == len(counts) - 1 and counts[turn] == 2 and 2 * seconds <= effort.stage_s * LARGEST_SHARE:
+            larger = [size for size in BATCH_SIZES[turn + 1 : turn + 2] if size <= most]
+            spent_s += [0.0 for _ in larger]
+            counts += [0 for _ in larger]
+        yield min(0.99, sum(spent_s) / effort.stage_s) if effort.stage_s > 0 else 0.0, found
+        if sum(counts) >= MOST_MEASURED:
+            return
+
+
+def _measured(
+    stage: OpenedStage, cascade: OpenedCascade, size: int, clock: Clock, rng: np.random.Generator
+) -> tuple[list[tuple[str, Sample]], bool]:
+    """One query's tasks over ``size`` candidates; whether a batch may hold as many."""
     collection = cascade.collection
-    while True:
-        chosen = rng.integers(0, len(collection), QUERIES).astype(np.int32)
-        words = [text.split() for text in collection.texts(chosen)]
-        queries = [Query(f"calibration-{i}", " ".join(part[:QUERY_WORDS]) or "query") for i, part in enumerate(words)]
-        found: list[tuple[str, Sample]] = []
-        sizes = [size for size in BATCH_SIZES if size <= len(collection)]
-        for query, size in zip(queries, sizes * (1 + QUERIES // len(sizes)), strict=False):
-            began = clock.now()
-            encoded = stage.opened.encode_query(query)  # type: ignore[union-attr]  # fusers are never measured
-            found.append((stage.key("encode"), Sample(Work(1.0), clock.now() - began)))
-            if isinstance(stage.opened, Retriever):
-                found += _searches(stage, stage.opened, encoded, clock)
-            else:
-                rows = rng.choice(len(collection), size, replace=False).astype(np.int32)
-                found.append(_scores(stage, encoded, rows, clock))
-        yield [(key, sample) for key, sample in found if sample.seconds > 0]
+    (text,) = collection.texts(rng.integers(0, len(collection), 1).astype(np.int32))
+    query = Query("calibration", " ".join(text.split()[:QUERY_WORDS]) or "query")
+    began = clock.now()
+    encoded = stage.opened.encode_query(query)  # type: ignore[union-attr]  # fusers are never measured
+    found = [(stage.key("encode"), Sample(Work(1.0), clock.now() - began))]
+    if isinstance(stage.opened, Retriever):
+        return found + _searches(stage, stage.opened, encoded, clock), True
+    rows = rng.choice(len(collection), size, replace=False).astype(np.int32)
+    scored = _scores(stage, encoded, rows, clock)
+    return [*found, scored], scored[1].work.pairs == size
 
 
 def _searches(stage: OpenedStage, retriever: Retriever, encoded: object, clock: Clock) -> list[tuple[str, Sample]]:

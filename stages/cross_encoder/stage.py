@@ -17,6 +17,9 @@ from stages.cross_encoder.pairs import PairInput, Pairs
 from stages.models import HFTokenizer, layout, load_cross_encoder, locate, longest_input
 from stages.runtimes import Runtime, load_runtime
 
+_URGENT = 4
+"""Pairs that may be scored at once where time is short; batches of so many find everything compiled."""
+
 
 class CrossEncoderStage(Stage):
     """One cross-encoder with its weights loaded."""
@@ -27,7 +30,7 @@ class CrossEncoderStage(Stage):
         self._tokenizer = HFTokenizer(folder, settings.max_passage_tokens)
         self._layout = layout(folder)
         self._prefixes = tuple(self._tokenizer.encode([settings.query_prefix, settings.passage_prefix]))
-        self._require_room(folder)
+        self._longest = self._longest_pair(folder)
         self._runtime = load_runtime(settings.model, folder, load_cross_encoder, settings.runtime, settings.dtype)
         if self._runtime.outputs not in (1, 2):
             raise ModelError(
@@ -42,14 +45,19 @@ class CrossEncoderStage(Stage):
 
     def open(self, passages: Passages, directory: Path | None) -> CrossEncoder:
         """The reranker over these passages."""
-        self._runtime.prepare(torch.get_num_threads())
+        self._runtime.prepare(torch.get_num_threads(), self._longest, _URGENT)
         tokens = passages.tokens(self._tokenizer)
         query_prefix, passage_prefix = self._prefixes
         limit = self._settings.max_passage_tokens
         pairs = Pairs(self._layout, self._tokenizer.pad_id, tokens, limit, passage_prefix)
         return CrossEncoder(self._settings, self._tokenizer, pairs, self._runtime, query_prefix)
 
-    def _require_room(self, folder: Path) -> None:
+    def _longest_pair(self, folder: Path) -> int:
+        """Tokens of the longest input.
+
+        Raises:
+            ModelError: it is too long for the model.
+        """
         settings, limit = self._settings, longest_input(folder)
         extra = self._layout.pair_extra + sum(map(len, self._prefixes))
         needed = settings.max_query_tokens + settings.max_passage_tokens + extra
@@ -58,6 +66,7 @@ class CrossEncoderStage(Stage):
                 f"{settings.model}: expected pairs of at most {limit} tokens, got max_query_tokens + "
                 f"max_passage_tokens + {extra} special and prefix tokens = {needed}; lower one of the two"
             )
+        return needed
 
 
 class CrossEncoder(Reranker):

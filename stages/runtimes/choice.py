@@ -32,8 +32,14 @@ class Runtime(Protocol):
         """Number of outputs for each input."""
         ...
 
-    def prepare(self, threads: int) -> None:
-        """Gets ready for callers of which each may use so many cores; to be called before the first ``run``."""
+    def prepare(self, threads: int, longest: int = 0, most: int = 1) -> None:
+        """Gets ready for callers of which each may use so many cores; to be called before the first ``run``.
+
+        Args:
+            threads: cores for each caller.
+            longest: tokens of inputs for which what depends on their shape is compiled now rather than later.
+            most: how many such inputs at once.
+        """
         ...
 
     def run(self, ids: Ints, mask: Ints, segments: Ints | None) -> Floats:

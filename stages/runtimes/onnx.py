@@ -34,8 +34,10 @@ class ONNXRuntime(CompiledRuntime):
         self.session: Any = None
         self._order: list[tuple[str, int]] = []
 
-    def prepare(self, threads: int) -> None:
+    def prepare(self, threads: int, longest: int = 0, most: int = 1) -> None:
         """Reads the model. A caller works with ``threads - 1`` helpers, which sleep between calls and are shared.
+
+        Nothing depends on the shape of inputs.
 
         Raises:
             ModelError: the file cannot be read.

@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cascade.errors import ModelError
 from stages.models.loading import quiet_transformers
 from stages.runtimes.choice import Ints
-from stages.runtimes.compiled import INPUTS, CompiledRuntime
+from stages.runtimes.compiled import INPUTS, CompiledRuntime, shapes
 
 
 def import_openvino() -> Any:
@@ -52,15 +54,23 @@ class OpenVINORuntime(CompiledRuntime):
         self._threads = 0
         self.compiled: Any = None
         self._requests = threading.local()
+        self._met: set[tuple[int, int]] = set()
 
-    def prepare(self, threads: int) -> None:
+    def prepare(self, threads: int, longest: int = 0, most: int = 1) -> None:
         """Compiles the model, for as many callers at once as there are cores for.
 
         A stream is what one caller uses; further callers wait. Threads are not bound to cores: other stages, and other
-        processes, use the same ones.
+        processes, use the same ones. Every new shape of inputs costs as much again as its first run, for kernels that
+        are made then; so each is run once here.
         """
-        if threads == self._threads:
-            return
+        if threads != self._threads:
+            self._compile(threads)
+        for shape in shapes(longest, most):
+            if shape not in self._met:
+                self._met.add(shape)
+                self.infer((np.zeros(shape, np.int64), np.ones(shape, np.int64), np.zeros(shape, np.int64)))
+
+    def _compile(self, threads: int) -> None:
         streams = max(1, _cores() // threads)
         options = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -72,6 +82,7 @@ class OpenVINORuntime(CompiledRuntime):
         self.compiled = self._core.compile_model(self._model, "CPU", options)
         self._requests = threading.local()
         self._threads = threads
+        self._met.clear()
 
     def infer(self, parts: tuple[Ints, Ints, Ints]) -> Any:
         """See ``CompiledRuntime``."""

@@ -21,6 +21,9 @@ from stages.runtimes.choice import Floats, Ints, RuntimeName, engines_of, runtim
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_QUERY = 64
+"""Tokens of queries for which a form is ready at once; longer ones are rare."""
+
 
 class States(Protocol):
     """A loaded encoder; may be used by many threads at once."""
@@ -131,7 +134,7 @@ def load_states(ref: str, folder: Path, runtime: RuntimeName) -> States | None:
 
     form = load_form(folder, engines, "auto")
     if form is not None:
-        form.prepare(threads=1)
+        form.prepare(threads=1, longest=_LONGEST_QUERY)
         return form
     command = engines[0].command(ref)
     if runtime != "auto":

@@ -38,7 +38,7 @@ class TorchRuntime:
         """Number of outputs for each input."""
         return self._outputs
 
-    def prepare(self, threads: int) -> None:
+    def prepare(self, threads: int, longest: int = 0, most: int = 1) -> None:
         """Does nothing: torch has one number of threads for the whole process, which the engine sets."""
 
     def run(self, ids: Ints, mask: Ints, segments: Ints | None) -> Floats:

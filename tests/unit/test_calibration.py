@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cascade.calibration import Effort, calibrate
+from cascade.calibration import LARGEST_SHARE, TOUCH, Effort, calibrate
 from cascade.clock import VirtualClock
 from cascade.cost import CostModel, Rates, machine
 from cascade.stage import Batch, Work
@@ -31,8 +31,10 @@ class Timed(FakeReranker):
         super().__init__(varied_lengths(N))
         self._clock = clock
         self._cold = True
+        self.sizes: list[int] = []
 
     def score(self, batch: Batch) -> Scores:
+        self.sizes.append(len(batch))
         lengths = self._lengths[batch.rows]
         tokens = float(len(lengths) * lengths.max())
         self._clock.advance(REAL.seconds(Work(float(len(lengths)), tokens)) + 10.0 * self._cold)
@@ -52,7 +54,7 @@ def timed_cascade(clock: VirtualClock):
 
 def test_calibration_finds_what_stages_cost_and_leaves_the_warm_up_out():
     clock = VirtualClock()
-    profile = calibrate(timed_cascade(clock), clock, quantile=0.9, effort=Effort(stage_s=0.0, least_rounds=4))
+    profile = calibrate(timed_cascade(clock), clock, quantile=0.9, effort=Effort(stage_s=3.0, least=4))
     assert profile.machine == machine()
     assert profile.quantile == 0.9
     assert profile.source == "warm-up"
@@ -61,6 +63,29 @@ def test_calibration_finds_what_stages_cost_and_leaves_the_warm_up_out():
     assert cost.rates.seconds(work) * cost.spread == pytest.approx(REAL.seconds(work), rel=0.1)
     assert cost.typical_s > 0.002
     assert cost.samples >= 16
+
+
+def test_most_measurements_are_of_small_batches_and_none_takes_long():
+    clock = VirtualClock()
+    reranker, effort = Timed(clock), Effort(stage_s=1.0, least=3)
+    opened = cascade(stage("bm25", FakeRetriever(N), 10), stage("ce", reranker, 10), passages=N)
+    began = clock.now()
+    calibrate(opened, clock, quantile=0.9, effort=effort)
+    counts = [reranker.sizes.count(size) for size in sorted(set(reranker.sizes))]
+    assert len(counts) > 3
+    assert counts == sorted(counts, reverse=True)
+    assert counts[-1] > effort.least
+    tokens = float(max(reranker.sizes) * varied_lengths(N).max())
+    assert REAL.seconds(Work(1.0, tokens)) < 2 * LARGEST_SHARE * effort.stage_s
+    assert clock.now() - began < 10.0 + 2 * effort.stage_s
+
+
+def test_a_touch_calls_everything_twice_on_one_candidate():
+    clock = TickingClock()
+    reranker = Timed(clock)
+    opened = cascade(stage("bm25", FakeRetriever(N), 10), stage("ce", reranker, 10), passages=N)
+    calibrate(opened, clock, quantile=0.9, effort=TOUCH)
+    assert reranker.sizes == [1, 1]
 
 
 class TickingClock(VirtualClock):
@@ -78,7 +103,7 @@ def test_every_stage_and_action_is_measured_and_progress_is_told():
         timed_cascade(clock),
         clock,
         quantile=0.99,
-        effort=Effort(stage_s=0.2, least_rounds=2),
+        effort=Effort(stage_s=0.2, least=2),
         progress=lambda name, share: told.append((name, share)),
     )
     expected = {f"{name}/{action}" for name in "xy" for action in ("encode", "search")}
@@ -92,7 +117,7 @@ def test_every_stage_and_action_is_measured_and_progress_is_told():
 def test_a_calibrated_model_plans_a_query_that_ends_in_time():
     clock = VirtualClock()
     opened = timed_cascade(clock)
-    model = CostModel(calibrate(opened, clock, quantile=0.9, effort=Effort(0.0, 3)))
+    model = CostModel(calibrate(opened, clock, quantile=0.9, effort=Effort(2.0, 3)))
     real = {"ce/score": REAL}
     rates = {
         key: real.get(key, Rates())

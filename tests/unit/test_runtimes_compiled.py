@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cascade.errors import ModelError
 from cascade.optimizing import JudgedQuestion, optimizer
@@ -12,7 +14,7 @@ from cascade.stage import Batch, Context, Reranker
 from cascade.types import Query
 from stages import colbert, dense
 from stages.cross_encoder import KIND, CrossEncoderSettings
-from stages.runtimes.compiled import CompiledRuntime
+from stages.runtimes.compiled import CompiledRuntime, chunks, padded, shapes
 from stages.runtimes.engines import ENGINES, ONNX, OPENVINO, Engine
 from stages.runtimes.forms import cache_folder, form_folder, load_form
 from stages.runtimes.onnx import ONNXRuntime
@@ -96,6 +98,31 @@ def test_a_form_is_found_and_scores_as_torch_does_at_any_size(bert: Path, engine
     many = [row % len(TEXTS) for row in range(37)]
     np.testing.assert_allclose(scores(fast, many), expected[many], atol=1e-4)
     assert scores(fast, [3]).shape == (1,)
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=40))
+def test_every_call_has_a_shape_that_was_met_before(lengths: list[int]) -> None:
+    known, falling = set(shapes(300, 8)), sorted(lengths, reverse=True)
+    parts = [falling[part] for part in chunks(len(lengths))]
+    assert [length for part in parts for length in part] == falling
+    assert {(len(part), padded(part[0])) for part in parts} <= known
+    assert len(known) < 100
+
+
+def test_preparing_again_does_not_run_shapes_twice(bert: Path) -> None:
+    runtime = load_form(bert, [OPENVINO])
+    if runtime is None:
+        make(bert, "float32", OPENVINO)
+        runtime = load_form(bert, [OPENVINO])
+    assert isinstance(runtime, OpenVINORuntime)
+    ran: list[tuple[int, ...]] = []
+    infer = runtime.infer
+    runtime.infer = lambda parts: (ran.append(parts[0].shape), infer(parts))[1]  # type: ignore[method-assign]
+    runtime.prepare(1, longest=20, most=2)
+    runtime.prepare(1, longest=30, most=2)
+    assert ran == [(1, 8), (1, 16), (1, 24), (2, 8), (2, 16), (2, 24), (1, 32), (2, 32)]
+    runtime.prepare(2, longest=8)
+    assert ran[8:] == [(1, 8)]
 
 
 def test_threads_share_a_model(bert: Path, engine: Engine) -> None:
