@@ -40,7 +40,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.common import add_collection_arguments, is_missing, machine_record, ndcg_of_each, print_cells
-from benchmarks.deadlines import Answer, Stalls, heartbeat
+from benchmarks.deadlines import Stalls, Timed, heartbeat, poisson
 from benchmarks.plain import NOTHING, TOP_K, Ask, Pipeline, Program, Reply, with_fixed_depth, with_timeout
 from cascade.api import Cascade
 from cascade.errors import Overloaded
@@ -78,7 +78,7 @@ TIMES_FEWER = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Asked(Answer):
+class Asked(Timed):
     """One query as its client saw it."""
 
     reply: Reply = NOTHING
@@ -221,15 +221,12 @@ async def drive(ask: Ask, queries: Sequence[Query], budget_s: float, rate: float
     """All queries: at random times, so many a second on average, or without a rate one after the other."""
 
     async def one(query: Query, due_s: float) -> Asked:
-        await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
         reply = await ask(query, due_s + budget_s - time.perf_counter())  # the client's own lateness counts
-        return Asked(query.query_id, due_s, time.perf_counter(), None, reply=reply)
+        return Asked(query.query_id, due_s, time.perf_counter(), reply)
 
     if rate is None:
         return [await one(query, time.perf_counter()) for query in queries]
-    gaps = np.random.default_rng(0).exponential(1 / rate, len(queries))
-    due_s = time.perf_counter() + 0.05 + np.cumsum(gaps)
-    return list(await asyncio.gather(*(one(query, at) for query, at in zip(queries, due_s.tolist(), strict=True))))
+    return await poisson(one, queries, rate)
 
 
 def summary(head: dict[str, Any], answers: Sequence[Asked], budget_s: float, qrels: list[Qrel], stalls: Stalls) -> Cell:

@@ -39,7 +39,7 @@ from cascade.schema import CascadeConfig, StageEntry
 from cascade.types import Qrel, Query
 
 BUDGETS_MS = (10.0, 15.0, 23.0, 34.0, 52.0, 78.0, 117.0, 177.0, 266.0, 400.0)
-DEPTHS = (5, 10, 20, 50)
+DEPTHS = (2, 3, 5, 10, 20, 50)
 BM25 = "version: 1\nname: bm25\nbudget_ms: 100\nstages:\n  - {name: bm25, kind: bm25, top_k: 10}\n"
 ALONE = """
 version: 1

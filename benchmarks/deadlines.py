@@ -21,9 +21,10 @@ import multiprocessing.synchronize
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -34,20 +35,34 @@ from cascade.evaluation import judged_queries
 from cascade.io import read_qrels, read_queries, write_json_atomic
 from cascade.types import Qrel, Query, Ranking
 
+A = TypeVar("A")
 BUDGETS_MS = (25.0, 50.0, 100.0, 200.0)
 STALL_S = 0.002
 BEAT_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Timed:
     """One query as its client saw it; times of ``time.perf_counter``, which all processes share."""
 
     query_id: str
     due_s: float
     done_s: float
-    ranking: Ranking | None
-    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Timed):
+    """What is kept of an answer: as little as there can be, since garbage collection stops for everything that is.
+
+    Args:
+        doc_ids: documents, best first; None if the query was refused.
+        degraded: whether it is less than it would be without a budget.
+        scored: how many candidates each stage scored, by its name.
+    """
+
+    doc_ids: tuple[str, ...] | None = None
+    degraded: bool = False
+    scored: tuple[tuple[str, int], ...] = ()
 
 
 def main() -> int:
@@ -104,43 +119,55 @@ def one_client(engine: Cascade, queries: list[Query], budget_ms: float, count: i
     answers = []
     for query in itertools.islice(itertools.cycle(queries), count):
         due_s = time.perf_counter()
-        ranking = engine.search(query, budget_ms=budget_ms)
-        answers.append(Answer(query.query_id, due_s, time.perf_counter(), ranking))
+        answers.append(_answer(query, due_s, engine.search(query, budget_ms=budget_ms)))
     return answers
+
+
+def _answer(query: Query, due_s: float, ranking: Ranking) -> Answer:
+    done_s, trace = time.perf_counter(), ranking.trace
+    scored = tuple((stage.name, stage.scored) for stage in trace.stages)
+    return Answer(query.query_id, due_s, done_s, tuple(hit.doc_id for hit in ranking), trace.degraded, scored)
 
 
 async def arrivals(engine: Cascade, queries: list[Query], budget_ms: float, rate: float, count: int) -> list[Answer]:
     """Poisson arrivals at ``rate`` queries a second."""
-    gaps = np.random.default_rng(0).exponential(1 / rate, count)
-    due = time.perf_counter() + 0.05 + np.cumsum(gaps)
 
     async def ask(query: Query, due_s: float) -> Answer:
-        await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
         late_ms = (time.perf_counter() - due_s) * 1000  # the client's own lateness comes out of the budget
         try:
             ranking = await engine.asearch(query, budget_ms=max(0.0, budget_ms - late_ms))
-        except Overloaded as error:
-            return Answer(query.query_id, due_s, time.perf_counter(), None, str(error))
-        return Answer(query.query_id, due_s, time.perf_counter(), ranking)
+        except Overloaded:
+            return Answer(query.query_id, due_s, time.perf_counter())
+        return _answer(query, due_s, ranking)
 
-    chosen = itertools.islice(itertools.cycle(queries), count)
-    return list(await asyncio.gather(*(ask(query, due_s) for query, due_s in zip(chosen, due.tolist(), strict=True))))
+    return await poisson(ask, itertools.islice(itertools.cycle(queries), count), rate)
+
+
+async def poisson(
+    ask: Callable[[Query, float], Coroutine[Any, Any, A]], queries: Iterable[Query], rate: float
+) -> list[A]:
+    """Asks every query, given when it is due, at random times, so many a second on average."""
+    random, due_s = np.random.default_rng(0), time.perf_counter() + 0.05
+    tasks: list[asyncio.Task[A]] = []
+    for query in queries:
+        due_s += random.exponential(1 / rate)
+        await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
+        tasks.append(asyncio.create_task(ask(query, due_s)))
+    return await asyncio.gather(*tasks)
 
 
 def summary(load: str, budget_ms: float, answers: list[Answer], qrels: list[Qrel], stalls: Stalls) -> dict[str, object]:
     """One row of the table; for nDCG@10, every answer counts, and one that was refused counts 0."""
     taken_s = np.array([answer.done_s - answer.due_s for answer in answers])
     over_s = taken_s - budget_ms / 1000
-    answered = [answer for answer in answers if answer.ranking is not None]
+    answered = [answer for answer in answers if answer.doc_ids is not None]
     late = [answer for answer, over in zip(answers, over_s, strict=True) if over > 0]
     ours = [answer for answer in late if answer.done_s - answer.due_s - stalls.between(answer) > budget_ms / 1000]
     used = [answer.done_s - answer.due_s for answer in answered]
     depths: dict[str, float] = {}
-    traces = [answer.ranking.trace for answer in answered if answer.ranking is not None]
-    for stage in traces[0].stages if traces else ():
-        scored = [part.scored for trace in traces for part in trace.stages if part.name == stage.name]
-        depths[stage.name] = round(statistics.fmean(scored), 1)
-    found = [(answer.query_id, [hit.doc_id for hit in answer.ranking or ()]) for answer in answers]
+    for name, _ in answered[0].scored if answered else ():
+        depths[name] = round(statistics.fmean(dict(answer.scored)[name] for answer in answered), 1)
+    found = [(answer.query_id, answer.doc_ids or ()) for answer in answers]
     span_s = max(answer.done_s for answer in answers) - min(answer.due_s for answer in answers)
     return {
         "load": load,
@@ -152,9 +179,9 @@ def summary(load: str, budget_ms: float, answers: list[Answer], qrels: list[Qrel
         "overshoot p99 ms": float(np.quantile(np.maximum(over_s, 0), 0.99)) * 1000,
         "budget used": statistics.fmean(used) / (budget_ms / 1000) if used else 0.0,
         "refused": len(answers) - len(answered),
-        "degraded": sum(trace.degraded for trace in traces),
+        "degraded": sum(answer.degraded for answer in answered),
         "goodput per s": (len(answered) - len(late)) / span_s,
-        "empty": sum(len(answer.ranking) == 0 for answer in answered if answer.ranking is not None),
+        "empty": sum(not answer.doc_ids for answer in answered),
         "nDCG@10": float(ndcg_of_each(found, qrels).mean()),
         "mean depth": depths,
     }
@@ -167,7 +194,7 @@ class Stalls:
         self._shared = shared
         self._seen: list[tuple[float, float]] = []
 
-    def between(self, answer: Answer) -> float:
+    def between(self, answer: Timed) -> float:
         """Seconds of stalls while a query was under way."""
         while not self._shared.empty():
             self._seen.append(self._shared.get())

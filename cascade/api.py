@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 MOST_BUDGETS = 64
 AT_ONCE = 64
+ASYNCIO_TICK_S = 0.001
+"""By how much asyncio may be late with a timeout: its selector counts whole milliseconds, rounded up."""
 COSTS_FILE = "costs.json"
 
 
@@ -182,7 +184,7 @@ class Cascade:
 
         check_top_k(top_k)
         ticket = self._submit(self._need_index(), as_query(query), as_seconds(budget_ms, self.plan.budget_s))
-        left_s = ticket.left_s()
+        left_s = ticket.left_s() - ASYNCIO_TICK_S
         try:
             await asyncio.wait_for(asyncio.wrap_future(ticket.future), None if left_s == math.inf else max(0.0, left_s))
         except asyncio.TimeoutError:

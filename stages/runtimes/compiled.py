@@ -67,15 +67,17 @@ class CompiledRuntime(ABC):
 
     def run(self, ids: Ints, mask: Ints, segments: Ints | None) -> Floats:
         """float32 [n, outputs]; see ``Runtime``."""
-        parts = (ids, mask, np.zeros_like(ids) if segments is None else segments)
+        given = (ids, mask, np.zeros_like(ids) if segments is None else segments)
         out = np.empty((len(ids), self.outputs), np.float32)
         lengths = mask.sum(1)
         order = np.argsort(-lengths, kind="stable")
         for part in chunks(len(order)):
             rows = order[part]
-            width = padded(int(lengths[rows[0]]))
-            first, second, third = (np.ascontiguousarray(given[rows, :width]) for given in parts)
-            out[rows] = self.infer((first, second, third))
+            longest = int(lengths[rows[0]])
+            parts = np.zeros((len(INPUTS), len(rows), padded(longest)), np.int64)
+            for target, source in zip(parts, given, strict=True):
+                target[:, :longest] = source[rows, :longest]
+            out[rows] = self.infer((parts[0], parts[1], parts[2]))
         return out
 
     def states(self, ids: Ints, mask: Ints) -> Floats:

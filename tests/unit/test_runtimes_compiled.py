@@ -125,6 +125,21 @@ def test_preparing_again_does_not_run_shapes_twice(bert: Path) -> None:
     assert ran[8:] == [(1, 8)]
 
 
+@pytest.mark.parametrize("width", [1, 33, 64, 65, 72, 90])
+def test_whatever_the_width_only_shapes_that_were_met_are_run(bert: Path, engine: Engine, width: int) -> None:
+    runtime = load_form(bert, [engine], "float32")
+    assert runtime is not None
+    runtime.prepare(1)
+    ran: set[tuple[int, ...]] = set()
+    infer = runtime.infer
+    runtime.infer = lambda parts: (ran.update(part.shape for part in parts), infer(parts))[1]  # type: ignore[method-assign]
+    ids, mask = np.ones((7, width), np.int64), np.tri(7, width, width - 7, dtype=np.int64)
+    mask[:, 0] = 1
+    alone = np.concatenate([runtime.run(ids[[row]], mask[[row]], None) for row in range(7)])
+    np.testing.assert_allclose(runtime.run(ids, mask, None), alone, atol=1e-5)
+    assert ran <= set(shapes(width, 4))
+
+
 def test_threads_share_a_model(bert: Path, engine: Engine) -> None:
     fast = opened(bert, runtime=engine.name, dtype="float32")
     expected = scores(fast)
