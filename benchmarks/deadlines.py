@@ -184,6 +184,11 @@ def summary(load: str, budget_ms: float, answers: list[Answer], qrels: list[Qrel
         "empty": sum(not answer.doc_ids for answer in answered),
         "nDCG@10": float(ndcg_of_each(found, qrels).mean()),
         "mean depth": depths,
+        "late": {
+            "after s": [round(answer.due_s - answers[0].due_s, 1) for answer in late],
+            "by ms": [round((answer.done_s - answer.due_s) * 1000 - budget_ms, 2) for answer in late],
+            "of these stalled ms": [round(stalls.between(answer) * 1000, 2) for answer in late],
+        },
     }
 
 

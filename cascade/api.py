@@ -71,7 +71,8 @@ class Cascade:
             index: what ``search`` looks in; without one there is only ``rerank``, whose stages have to encode every
                 passage, so that a budget made for an index is soon used up.
             costs: what this machine's work costs; by default the index's own profile from ``cascade calibrate``, or
-                else a short measurement now, if the configuration has a budget.
+                else a short measurement now, if the configuration has a budget. Even where they are known every
+                stage is called twice, so that no query waits for what is compiled then.
             workers: tasks executed at the same time.
             threads: threads of each task; by default the cores divided among the workers.
             clock: time; the machine's by default.

@@ -8,7 +8,9 @@ import pytest
 from cascade.load import load_config, parse_config
 from cascade.planner import Plan, plan
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+RECORDED = sorted((ROOT / "benchmarks").glob("*.yaml"))
 
 TEXT = """
 version: 1
@@ -63,7 +65,15 @@ def test_a_stage_that_may_stop_early_says_how_sure_it_is_to_be() -> None:
 
 
 def test_there_are_configs() -> None:
-    assert {"default.yaml", "two-stage.yaml", "hybrid.yaml", "msmarco.yaml"} <= {path.name for path in CONFIGS}
+    names = {"default.yaml", "two-stage.yaml", "four-stage.yaml", "hybrid.yaml", "msmarco.yaml"}
+    assert names <= {path.name for path in CONFIGS}
+
+
+def test_what_benchmarks_record_is_planned_and_has_every_stage_of_the_bundled_configs() -> None:
+    family, _ = (plan(load_config(path)) for path in RECORDED)
+    known = {unit.cost_key for unit in family.units()}
+    bundled = [plan(load_config(path)) for path in CONFIGS if path.stem != "msmarco"]
+    assert known >= {unit.cost_key for cascade in bundled for unit in cascade.units() if unit.role != "fuser"}
 
 
 def test_milliseconds_become_seconds_and_no_limit_infinity() -> None:

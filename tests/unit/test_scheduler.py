@@ -51,6 +51,20 @@ def test_a_query_is_admitted_that_fits_behind_the_queue():
     assert not scheduler.admits(0.0, 1.0, 0.6, 0.5)
 
 
+@pytest.mark.parametrize("tail", ["normal", "exponential"])
+def test_few_answers_take_longer_to_hand_over_than_is_kept_back(tail: str):
+    rng = np.random.default_rng(0)
+    seen_s = 0.0004 * np.exp(0.2 * getattr(rng, f"standard_{tail}")(200_000))
+    kept_s, late = 0.00025, []
+    for seen in seen_s.tolist():
+        late.append(seen > kept_s)
+        kept_s = scheduler.finish_seconds(kept_s, seen, 0.00025)
+        assert kept_s <= scheduler.LONGEST_FINISH_S
+    assert sum(late[:1000]) < 15
+    share = sum(late[1000:]) / len(late[1000:])
+    assert scheduler.LATE_SHARE / 3 < share < scheduler.LATE_SHARE * 2
+
+
 def test_ten_queries_due_together_get_a_tenth_each():
     deadlines, nothing = [0.1] * 10, [0.0] * 10
     assert scheduler.share_end(0.0, deadlines, nothing, 0, 1) == pytest.approx(0.01)
