@@ -14,6 +14,7 @@ import contextlib
 import io
 import logging
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from stages.colbert.checkpoint import read_format
 from stages.colbert.settings import ColbertSettings, missing_packages
 from stages.models import fingerprint, locate
 from stages.models.layout import read_config
+from stages.models.weights import BASE_KEY, export_folder
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +76,8 @@ class PlaidStage(Stage):
 
         shutil.rmtree(directory / _INDEX, ignore_errors=True)
         texts = [*passages.iterate()]
-        with _contained(directory):
-            indexer = Indexer(str(self._folder), config=self._config(directory), verbose=0)
+        with standing_alone(self._folder) as checkpoint, _contained(directory):
+            indexer = Indexer(str(checkpoint), config=self._config(directory), verbose=0)
             try:
                 indexer.index(_INDEX, texts, overwrite=True)
             except RuntimeError as error:
@@ -95,12 +97,12 @@ class PlaidStage(Stage):
 
         if not (directory / _INDEX / _METADATA).is_file():
             raise IndexCorrupt(f"{directory / _INDEX / _METADATA}: no such file; build the index again")
-        with _contained(directory):
+        with standing_alone(self._folder) as checkpoint, _contained(directory):
             try:
                 searcher = Searcher(
                     index=_INDEX,
                     index_root=str(directory.resolve()),
-                    checkpoint=str(self._folder),
+                    checkpoint=str(checkpoint),
                     collection=["passages are kept elsewhere"],
                     config=self._config(directory),
                     verbose=0,
@@ -167,6 +169,21 @@ def _search_effort(top_k: int) -> tuple[int, float, int]:
     if top_k <= 100:
         return 2, 0.45, 1024
     return 4, 0.4, max(top_k * 4, 4096)
+
+
+@contextlib.contextmanager
+def standing_alone(folder: Path) -> Iterator[Path]:
+    """The model folder, or a copy with all weights for as long as the block runs, where it leaves some to its base.
+
+    colbert-ai draws at random what it does not find, without a word.
+    """
+    if BASE_KEY not in read_config(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="cascade-plaid-") as place:
+        copy = Path(place) / "checkpoint"
+        export_folder(folder, copy)
+        yield copy
 
 
 @contextlib.contextmanager

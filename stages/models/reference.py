@@ -20,6 +20,8 @@ from pydantic import Field
 from cascade.errors import ModelError
 from cascade.stage import Context
 from stages.models.catalogue import BUNDLED, bundled, bundled_names
+from stages.models.layout import read_config
+from stages.models.weights import BASE_KEY
 
 ModelRef: TypeAlias = Annotated[
     str,
@@ -61,6 +63,8 @@ def locate(ref: str, context: Context) -> Path:
 def fingerprint(folder: Path) -> str:
     """16 hex digits over the contents of ``config.json``, ``tokenizer.json`` and every ``*.safetensors`` (SHA-256).
 
+    Those of the base, too, where the folder leaves weights to one.
+
     Raises:
         ModelError: a file cannot be read.
     """
@@ -74,6 +78,9 @@ def fingerprint(folder: Path) -> str:
                     digest.update(chunk)
     except OSError as error:
         raise ModelError(f"{error.filename}: cannot read the model: {error.strerror}") from error
+    base = read_config(folder).get(BASE_KEY)
+    if base is not None:
+        digest.update(fingerprint(bundled(str(base)).folder()).encode())
     return digest.hexdigest()[:16]
 
 

@@ -2,6 +2,9 @@
 
 The word embeddings of a small model are half of its weights. A folder whose ``config.json`` says
 ``"base_model": "bundled:NAME"`` holds only the tensors that differ from that model's; the others come from there.
+Training moves weights little, so of a matrix that the base has, too, only the difference is kept, in 8 bits a
+component: ``NAME.units`` as int8 and ``NAME.step``, what one unit of each row stands for, make
+``base + step * units``. Nothing is stored under ``NAME`` itself then, so that nobody takes a difference for a weight.
 """
 
 from __future__ import annotations
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     import torch
 
 BASE_KEY = "base_model"
+_UNITS = ".units"
+_STEP = ".step"
+_LEVELS = 127
 _WEIGHTS = "model.safetensors"
 
 
@@ -35,11 +41,16 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """
     own = _tensors(folder)
     base = read_config(folder).get(BASE_KEY)
-    if base is None:
-        return own
+    shared = {} if base is None else read_weights(bundled(str(base)).folder())
     prefix = _prefix(own)
-    for name, tensor in read_weights(bundled(str(base)).folder()).items():
-        own.setdefault(prefix + name, tensor)
+    for name, tensor in shared.items():
+        if prefix + name not in own:
+            units, step = own.pop(prefix + name + _UNITS, None), own.pop(prefix + name + _STEP, None)
+            own[prefix + name] = _sum(tensor, units, step, f"{folder}: {prefix}{name}")
+        elif own[prefix + name].dtype != tensor.dtype:
+            raise ModelError(f"{folder}: {prefix}{name}: expected {tensor.dtype}, got {own[prefix + name].dtype}")
+    if lost := sorted(name for name in own if name.endswith((_UNITS, _STEP))):
+        raise ModelError(f"{folder}: {lost[0]}: expected a matrix of the base {base} that it belongs to, there is none")
     return own
 
 
@@ -51,25 +62,30 @@ def save_weights(
     Args:
         folder: has its ``config.json`` already; the key ``base_model`` is added to it where there is a base.
         state: tensors by name.
-        base: ``bundled:NAME`` of the model whose equal tensors are left out.
-        half: store matrices in float16; vectors, which are few and delicate, stay in float32.
+        base: ``bundled:NAME`` of the model whose equal tensors are left out, and which others are the difference to.
+        half: store other matrices in float16; vectors, which are few and delicate, stay in float32.
     """
     import torch
 
-    kept = dict(state)
+    kept, differences = dict(state), dict[str, torch.Tensor]()
     if base is not None:
         prefix = _prefix(state)
         shared = read_weights(bundled(base).folder())
         kept = {
             name: tensor for name, tensor in state.items() if not _same(shared.get(name.removeprefix(prefix)), tensor)
         }
+        for name, tensor in list(kept.items()):
+            theirs = shared.get(name.removeprefix(prefix))
+            if theirs is not None and _near(tensor, theirs):
+                units, step = _difference(kept.pop(name).float().cpu(), theirs)
+                differences |= {name + _UNITS: units, name + _STEP: step}
         config = read_config(folder)
         (folder / "config.json").write_text(json.dumps({**config, BASE_KEY: base}, indent=2) + "\n", encoding="utf-8")
     stored = {
         name: (tensor.to(torch.float16) if half and tensor.ndim > 1 else tensor.float()).contiguous().clone()
         for name, tensor in kept.items()
     }
-    _write(stored, folder)
+    _write(stored | differences, folder)
 
 
 def export_folder(folder: Path, target: Path) -> None:
@@ -113,6 +129,34 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{path}: cannot read it as safetensors: {error}") from error
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in found.items()}
+
+
+def _near(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """Whether a matrix is the base's, moved a little."""
+    if ours.ndim != 2 or ours.shape != theirs.shape:
+        return False
+    return bool((ours.float().cpu() - theirs).norm() < theirs.norm() / 2)
+
+
+def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """int8 [r, c] and float32 [r]: each row of the difference in units of its largest component's 127th part."""
+    import torch
+
+    difference = ours - theirs
+    step = difference.abs().amax(1) / _LEVELS
+    units = (difference / step.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).round()
+    return units.to(torch.int8).contiguous(), step
+
+
+def _sum(theirs: torch.Tensor, units: torch.Tensor | None, step: torch.Tensor | None, where: str) -> torch.Tensor:
+    """A tensor of a folder whose base has ``theirs`` in its place."""
+    if units is None and step is None:
+        return theirs
+    if units is None or step is None:
+        raise ModelError(f"{where}: expected {_UNITS} with {_STEP}, got one without the other")
+    if units.shape != theirs.shape or units.ndim != 2 or step.shape != units.shape[:1]:
+        raise ModelError(f"{where}: a difference of shape {tuple(units.shape)} does not fit {tuple(theirs.shape)}")
+    return theirs + units * step[:, None]
 
 
 def _prefix(names: Mapping[str, Any]) -> str:

@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from cascade.errors import ModelError
 from stages.colbert.checkpoint import read_format, read_projection
 from stages.colbert.encoder import TokenEncoder
+from stages.colbert.plaid import standing_alone
+from stages.models.catalogue import bundled
 from tests.models_for_tests_colbert import (
     MINILM,
     listed,
@@ -212,6 +214,28 @@ def test_a_query_without_expansion_has_its_own_length(plain):
     assert plain.encode_query("a question").shape == (4, 384)
     assert plain.encode_query("").shape == (2, 384)
     assert plain.encode_query("word " * 500).shape == (64, 384)
+
+
+def test_colbert_ai_gets_a_checkpoint_with_all_weights():
+    """It builds a BERT by transformers, which draws at random what a file lacks, and a projection beside it."""
+    from transformers import BertModel
+
+    folder = bundled("bundled:colbert").folder()
+    with standing_alone(folder) as checkpoint:
+        names = set(load_file(checkpoint / "model.safetensors"))
+        _, report = BertModel.from_pretrained(checkpoint, output_loading_info=True)
+        form = read_format(checkpoint)
+        np.testing.assert_allclose(read_projection(form), read_projection(read_format(folder)))
+    assert report["missing_keys"] == []
+    assert "linear.weight" in names
+    assert not any(name.endswith((".units", ".step")) for name in names)
+    assert form.kind == "colbert-ai"
+    assert not checkpoint.exists()
+
+
+def test_a_checkpoint_that_is_whole_is_used_where_it_is(colbert):
+    with standing_alone(colbert) as checkpoint:
+        assert checkpoint == colbert
 
 
 def test_the_fingerprint_changes_with_all_that_shapes_a_passage_and_nothing_else(tmp_path):

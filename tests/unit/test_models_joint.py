@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from cascade.errors import ModelError
@@ -137,6 +138,67 @@ def test_matrices_can_be_stored_in_half_precision(config: dict[str, object], sav
     before = whole.stat().st_size
     save_weights(saved, fresh(config, -2.0).state_dict(), base=BASE, half=True)
     assert whole.stat().st_size < 0.6 * before
+
+
+def moved_a_little(config: dict[str, object], folder: Path) -> dict[str, torch.Tensor]:
+    """Weights of a model whose last layer was trained, as they were before they were saved."""
+    torch.manual_seed(3)
+    state = fresh(config, -2.0).state_dict()
+    for name, tensor in state.items():
+        if name.startswith("encoder.layer.5.") and tensor.ndim == 2:
+            tensor += 0.003 * torch.randn_like(tensor)
+    save_weights(folder, state, base=BASE)
+    return state
+
+
+def test_a_trained_matrix_is_stored_as_its_difference_to_that_of_the_base(
+    config: dict[str, object], saved: Path
+) -> None:
+    before = (saved / "model.safetensors").stat().st_size
+    state = moved_a_little(config, saved)
+    matrices = sum(tensor.numel() for name, tensor in state.items() if name.startswith("encoder.layer.5."))
+    assert (saved / "model.safetensors").stat().st_size < before + 1.02 * matrices
+    stored, weights = load_file(saved / "model.safetensors"), read_weights(saved)
+    assert set(weights) >= set(state)
+    assert not any(name.endswith((".units", ".step")) for name in weights)
+    changed = "encoder.layer.5.output.dense.weight"
+    assert stored[f"{changed}.units"].dtype == torch.int8
+    assert changed not in stored  # whoever does not know of differences finds a tensor missing, not a wrong one
+    for name, tensor in state.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=0, atol=0.003 * 6 / 254)
+
+
+def test_a_difference_that_fits_nothing_of_the_base_is_an_error(config: dict[str, object], saved: Path) -> None:
+    moved_a_little(config, saved)
+    stored = load_file(saved / "model.safetensors")
+    name = "encoder.layer.5.output.dense.weight"
+    save_file({**stored, f"{name}.step": torch.ones(3)}, saved / "model.safetensors")
+    with pytest.raises(ModelError, match=r"a difference of shape \(384, 1536\) does not fit"):
+        read_weights(saved)
+    save_file({**stored, "head.step": torch.ones(3)}, saved / "model.safetensors")
+    with pytest.raises(ModelError, match=r"head\.step: expected a matrix of the base"):
+        read_weights(saved)
+
+
+@pytest.mark.parametrize("lost", [".units", ".step"])
+def test_half_of_a_difference_is_an_error(lost: str, config: dict[str, object], saved: Path) -> None:
+    moved_a_little(config, saved)
+    stored = load_file(saved / "model.safetensors")
+    name = "encoder.layer.5.output.dense.weight"
+    del stored[name + lost]
+    save_file(stored, saved / "model.safetensors")
+    with pytest.raises(ModelError, match=rf"{name}: expected \.units with \.step, got one without the other"):
+        read_weights(saved)
+
+
+def test_units_are_not_taken_for_a_weight(config: dict[str, object], saved: Path) -> None:
+    moved_a_little(config, saved)
+    stored = load_file(saved / "model.safetensors")
+    name = "encoder.layer.5.output.dense.weight"
+    stored[name] = stored.pop(f"{name}.units")
+    save_file(stored, saved / "model.safetensors")
+    with pytest.raises(ModelError, match=rf"{name}: expected torch\.float32, got torch\.int8"):
+        read_weights(saved)
 
 
 @pytest.mark.parametrize("prefix", ["", "bert."])
