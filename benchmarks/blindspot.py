@@ -35,7 +35,15 @@ from cascade.stage import Batch, Context, ListwiseReranker, Opened, Reranker, Re
 from cascade.types import Document, Query, Rows, Scores
 
 TRIPLES = Path(__file__).parent / "blindspot" / "triples.jsonl"
-MODELS = ("bm25", "bundled:bi-encoder", "colbert=bundled:bi-encoder", "cross_encoder=bundled:cross-encoder")
+MODELS = (
+    "bm25",
+    "bundled:bi-encoder",
+    "colbert=bundled:bi-encoder",
+    "colbert=bundled:colbert",
+    "cross_encoder=bundled:distilbert",
+    "cross_encoder=bundled:cross-encoder",
+    "listwise=bundled:listwise",
+)
 SHORT = {"bm25": ("bm25", None), "bundled:bi-encoder": ("dense", "bundled:bi-encoder")}
 """Names that say no kind: the kind and the model that they stand for."""
 Z95 = 1.96

@@ -23,7 +23,7 @@ models = typer.Typer(rich_markup_mode=None)
 def list_models(
     context: typer.Context, json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False
 ) -> None:
-    """Lists the bundled models: what they are, their licence and where they come from.
+    """Lists the bundled models: what they are, their licence, where they come from, on what trained and how good.
 
     Or writes one into a folder of its own, or makes a faster form of a model.
 
@@ -36,12 +36,11 @@ def list_models(
         print_json([asdict(model) for model in found])
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("model", "architecture", "parameters", "licence", "provenance"):
+    for name in ("model", "architecture", "parameters", "licence", "metrics", "provenance", "training data"):
         table.add_column(name)
     for model in found:
-        table.add_row(
-            f"bundled:{model.name}", model.architecture, f"{model.parameters:,}", model.licence, model.provenance
-        )
+        figures = f"{model.parameters:,}", model.licence, model.metrics
+        table.add_row(f"bundled:{model.name}", model.architecture, *figures, model.provenance, model.training_data)
     show(table)
 
 

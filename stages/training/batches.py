@@ -12,6 +12,7 @@ import torch
 
 from cascade.types import Rows
 from stages.training.collections import Judged
+from stages.training.keywords import Keywords
 from stages.training.losses import LEFT_OUT
 from stages.training.mining import Candidates
 from stages.training.sampling import Groups, Lessons
@@ -32,12 +33,14 @@ class Collator:
         lessons: all there are.
         judged: the collections.
         candidates: of every question.
+        keywords: cuts some questions short.
     """
 
     student: Student
     lessons: Lessons
     judged: Judged
     candidates: Candidates
+    keywords: Keywords | None = None
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, Any]:
         """The batch of these groups.
@@ -50,6 +53,8 @@ class Collator:
         batch = self.lessons.groups[np.array(numbers, np.int64)]
         size = batch.rows.shape[1]
         asked = [self.lessons.questions[question] for question in batch.questions.tolist()]
+        if self.keywords is not None:
+            asked = [self.keywords.cut(*one) for one in zip(asked, numbers, strict=True)]
         read = [self.lessons.passages[row] for row in batch.rows.ravel().tolist()]
         made: dict[str, Any] = {"student": self.student.collate(asked, read, size)}
         targets, seen, own = _scored(batch, self.student.in_batch)
@@ -60,8 +65,9 @@ class Collator:
         left_out = np.stack([self._relevant(*pair, own) for pair, own in zip(pairs, cosines, strict=True)])
         left_out &= ~(lookalike & own)
         left_out[np.arange(len(batch)), targets] = False
-        # the bi-encoder hardly tells a lookalike from what it was made from, so it is not asked
-        logits = np.where(lookalike, LEFT_OUT, BI_ENCODER_SCALE * cosines).astype(np.float32)
+        # the bi-encoder hardly tells a lookalike from what it was made from or resembles, so it is not asked
+        resembling = np.stack([np.isin(rows, self._irrelevant(question)) for question, rows in pairs])
+        logits = np.where(lookalike | resembling, LEFT_OUT, BI_ENCODER_SCALE * cosines).astype(np.float32)
         made["targets"], made["left_out"] = torch.from_numpy(targets), torch.from_numpy(left_out)
         made["bi_encoder"] = torch.from_numpy(logits)
         if batch.teacher is not None:
@@ -70,9 +76,12 @@ class Collator:
 
     def _relevant(self, question: int, rows: Rows, cosines: npt.NDArray[np.float32]) -> Marks:
         """Which passages are judged relevant, or look it and are not judged."""
-        irrelevant = [row for row, relevance in self.judged.relevance[question].items() if relevance <= 0]
-        looks: Marks = (cosines >= self.candidates.limits[question]) & ~np.isin(rows, irrelevant)
+        looks: Marks = (cosines >= self.candidates.limits[question]) & ~np.isin(rows, self._irrelevant(question))
         return looks | np.isin(rows, self.judged.positives(question))
+
+    def _irrelevant(self, question: int) -> list[int]:
+        """What was judged and is not relevant."""
+        return [row for row, relevance in self.judged.relevance[question].items() if relevance <= 0]
 
 
 def _scored(groups: Groups, in_batch: bool) -> tuple[npt.NDArray[np.int64], Rows, Marks]:

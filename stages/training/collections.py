@@ -61,10 +61,21 @@ class Judged:
         return [row for row, relevance in self.relevance[question].items() if relevance > 0]
 
     def held_out(self, share: float) -> npt.NDArray[np.bool_]:
-        """Bool [q]: questions kept for evaluation, chosen by their words, so that one asked twice is on one side."""
+        """Bool [q]: questions kept for evaluation, chosen by their words, so that one asked twice is on one side.
+
+        Questions about which the same passage was judged irrelevant are on one side, too: what the one is answered by
+        resembles the other.
+        """
         numbers = np.array(
             [zlib.crc32(" ".join(text.lower().split()).encode(errors="replace")) for text in self.questions]
         )
+        least: dict[int, int] = {}
+        rejected = {row for judged in self.relevance for row, value in judged.items() if value <= 0}
+        for number, judged in zip(numbers.tolist(), self.relevance, strict=True):
+            for row in rejected.intersection(judged):
+                least[row] = min(number, least.get(row, number))
+        for i, judged in enumerate(self.relevance):
+            numbers[i] = min([int(numbers[i]), *(least[row] for row in rejected.intersection(judged))])
         return numbers < share * 2**32
 
 
@@ -117,6 +128,7 @@ def _read(collection: Collection, rng: np.random.Generator) -> tuple[list[Docume
         {rows[doc_id]: value for doc_id, value in judgments[query.query_id].items() if doc_id in rows}
         for query in asked
     ]
+    _judge_alike([query.text for query in asked], relevance)
     answerable = [i for i, one in enumerate(relevance) if any(value > 0 for value in one.values())]
     if not answerable:
         raise InputError(
@@ -124,6 +136,15 @@ def _read(collection: Collection, rng: np.random.Generator) -> tuple[list[Docume
             f"{len(judgments)} judged ones; do corpus, queries and qrels belong together?"
         )
     return documents, [asked[i].text for i in answerable], [relevance[i] for i in answerable]
+
+
+def _judge_alike(questions: Sequence[str], relevance: list[dict[int, int]]) -> None:
+    """What is relevant to a question is so to the same words asked again, where nothing else was judged."""
+    together: dict[str, dict[int, int]] = {}
+    for text, judged in zip(questions, relevance, strict=True):
+        together.setdefault(text, {}).update((row, value) for row, value in judged.items() if value > 0)
+    for text, judged in zip(questions, relevance, strict=True):
+        judged.update((row, value) for row, value in together[text].items() if row not in judged)
 
 
 def _names(collections: Sequence[Collection]) -> tuple[str, ...]:

@@ -45,7 +45,8 @@ def add_lookalikes(
 ) -> Lessons:
     """The same, but the last negative of about ``share`` of the groups is made from their relevant passage.
 
-    A group keeps its negative where nothing can be changed, or nothing among the tokens that are read.
+    A group keeps its negative where nothing can be changed, or nothing among the tokens that are read, and where that
+    negative was judged.
 
     Args:
         lessons: groups of passages of the collections.
@@ -56,6 +57,8 @@ def add_lookalikes(
     """
     groups = lessons.groups
     chosen = np.flatnonzero(rng.random(len(groups)) < share)
+    last = zip(groups.questions[chosen].tolist(), groups.rows[chosen, -1].tolist(), strict=True)
+    chosen = chosen[[row not in judged.relevance[question] for question, row in last]]
     sources = groups.rows[chosen, 0]
     asked = groups.questions[chosen].tolist()
     made = read([make_lookalike(judged, *pair, rng) for pair in zip(asked, sources.tolist(), strict=True)])

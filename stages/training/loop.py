@@ -74,7 +74,8 @@ def fit(
     """Trains a student, which is its best self of all evaluations afterwards.
 
     Goes on from the last checkpoint in ``folder``, where there is one, as if it had never stopped. The first interrupt
-    (SIGINT) ends the step, leaves a checkpoint and raises; a second one raises at once.
+    (SIGINT) ends the step, with its evaluation where one is due, leaves a checkpoint and raises; a second one raises at
+    once.
 
     Args:
         student: on the CPU or already on the device.
@@ -188,7 +189,6 @@ class _Watch(TrainerCallback):
         if state.global_step >= state.max_steps:
             control.should_evaluate = True
         if self._interrupted.is_set():
-            control.should_evaluate = False
             control.should_save = True
             control.should_training_stop = True
 
@@ -214,6 +214,7 @@ def _arguments(folder: Path, settings: LoopSettings, device: Device) -> Training
         save_strategy="steps",
         save_steps=settings.eval_every,
         save_total_limit=2,
+        restore_callback_states_from_checkpoint=True,  # patience goes on counting where it was
         load_best_model_at_end=True,
         metric_for_best_model=f"eval_{MEAN}",
         greater_is_better=True,

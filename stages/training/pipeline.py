@@ -9,6 +9,7 @@ import torch
 from cascade.training import Progress, TrainingReport
 from stages.training.batches import Collator
 from stages.training.depth import deepest_within, measure_depths
+from stages.training.keywords import Keywords
 from stages.training.loop import LoopSettings, Objective, fit
 from stages.training.losses import anchor_kl, listwise_kl, margin_mse, own_candidates, softmax_loss
 from stages.training.preparation import Prepared, prepare, typical_candidates
@@ -55,7 +56,8 @@ def distill(settings: DistillSettings, told: Progress) -> TrainingReport:
     else:
         base, notes = _fitting(ready, base, settings, settings.target_ms)
     student = build(settings.kind, base, settings)
-    teaching = Teaching(ready.texts, ready.judged.digest, settings, ready.place.cache, ready.device, told)
+    texts, mined, digest = ready.texts, ready.candidates, ready.judged.digest
+    teaching = Teaching(texts, mined, digest, settings, ready.place.cache, ready.device, told)
     lessons = ready.taught(student, teaching, settings)
     quality = _baselines(ready)
     quality["teacher"] = ready.held.quality(
@@ -75,10 +77,10 @@ def _learn(
     student.freeze(*_frozen(student, settings))
     rates = learning_rates(student, settings.learning_rates)
 
-    def measure() -> dict[str, float]:
-        student.eval()
+    def measure(model: Student = student) -> dict[str, float]:
+        model.eval()
         held = ready.held
-        scores = score_groups(student, ready.texts, held.questions, held.groups, device, ready.told, "evaluation")
+        scores = score_groups(model, ready.texts, held.questions, held.groups, device, ready.told, "evaluation")
         return held.quality(scores)
 
     quality["before"] = measure()
@@ -94,7 +96,8 @@ def _learn(
         patience=settings.patience,
         seed=settings.seed,
     )
-    collate = Collator(student, lessons, ready.judged, ready.candidates)
+    keywords = Keywords.of(settings.keywords, student.tokenizer, settings.seed) if settings.keywords > 0 else None
+    collate = Collator(student, lessons, ready.judged, ready.candidates, keywords)
     fit(student, collate, objective, measure, ready.place.folder, loop, device, ready.told)
     trained = _copy(student)
     tried: dict[float, dict[str, float]] = {}
@@ -103,12 +106,14 @@ def _learn(
         tried[share] = measure()
     best = max(tried, key=lambda share: tried[share][MEAN])
     student.load_state_dict(_between(first, trained, best))
-    quality["after"] = tried[best]
+    saved = ready.place.save(student, settings)
+    # storing weights may round them, so what is told is told of the stored ones
+    quality["after"] = measure(build(settings.kind, read_base(str(saved)), settings).to(device.name))
     if best != 1:
         notes = (*notes, f"weights: {best:.0%} trained, {1 - best:.0%} those before training")
     if quality["after"][MEAN] <= quality["before"][MEAN]:
         notes = (*notes, "training did not improve the model on held-out questions: lower learning rates, or more data")
-    ready.place.deliver(student, settings, quality)
+    ready.place.deliver(saved, settings, quality)
     return TrainingReport(settings.out, quality, notes)
 
 

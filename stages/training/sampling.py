@@ -102,10 +102,10 @@ class Sampler:
             if size > 0:
                 taken.extend(rng.choice(left, size, replace=False).tolist())
 
+        take([row for row, value in relevance.items() if value <= 0], 1)
         take(dense[:_DENSE_NEAR], negatives // 3)
         take(lexical[:_BM25_NEAR], negatives // 3)
         take(dense[_DENSE_NEAR:_DENSE_FAR], 1)
-        take([row for row, value in relevance.items() if value <= 0], 1)
         take(self._anything(question, 4 * negatives, rng), negatives)
         while len(taken) < negatives:
             taken.append(taken[-1] if taken else positive)

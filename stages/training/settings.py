@@ -19,9 +19,17 @@ def _folder(info: ValidationInfo) -> Path | None:
     return folder
 
 
+CONTRASTS = "bundled:contrasts"
+"""In place of a folder: the questions of ``stages/training/contrasts``, each with a passage that only resembles it."""
+
+
 def _path_in_folder(path: Path, info: ValidationInfo) -> Path:
     folder = _folder(info)
     return path if folder is None else folder / path
+
+
+def _collection_in_folder(path: Path, info: ValidationInfo) -> Path:
+    return Path(__file__).parent / "contrasts" if str(path) == CONTRASTS else _path_in_folder(path, info)
 
 
 def _reference_in_folder(ref: str, info: ValidationInfo) -> str:
@@ -48,7 +56,9 @@ class _Settings(BaseModel):
 class Collection(_Settings):
     """One BEIR folder."""
 
-    path: Place = Field(description="folder with corpus.jsonl, queries.jsonl and qrels/")
+    path: Annotated[Path, AfterValidator(_collection_in_folder)] = Field(
+        description="folder with corpus.jsonl, queries.jsonl and qrels/; or bundled:contrasts"
+    )
     qrels: Place | None = Field(None, description="judgments; default: the one file in qrels/")
     weight: float = Field(1.0, gt=0, le=1e6, allow_inf_nan=False, description="relative share of the questions drawn")
     max_queries: int | None = Field(None, ge=1, description="judged questions kept, chosen at random; default: all")
@@ -60,6 +70,7 @@ class Collection(_Settings):
 class CommonSettings(_Settings):
     """What training and distillation have in common."""
 
+    kind: StudentKind = Field(description="what to train")
     data: tuple[Collection, ...] = Field(min_length=1, description="collections to learn from")
     out: Place = Field(description="folder of the trained model; checkpoints and caches lie in OUT.training beside it")
     base: Reference = Field("bundled:bi-encoder", description="model to start from")
@@ -80,6 +91,9 @@ class CommonSettings(_Settings):
     )
     positive_depth: int = Field(
         20, ge=1, description="leave out questions whose relevant passages no retriever has among so many"
+    )
+    keywords: Share = Field(
+        0.0, description="share of the questions that are cut to their keywords, as people type them"
     )
     max_query_tokens: int = Field(32, ge=4, le=512, description="tokens of a question, without special ones")
     max_passage_tokens: int = Field(110, ge=8, le=512, description="tokens of a passage, without special ones")
@@ -109,9 +123,13 @@ class CommonSettings(_Settings):
         "auto", description="of the products; auto: bfloat16 where the hardware has it"
     )
     threads: int | None = Field(None, ge=1, description="of the CPU; default: one for each core")
-    half: bool = Field(False, description="store matrices in float16")
+    half: bool = Field(
+        False, description="store matrices in float16; those that share_weights keeps as differences take 8 bits anyway"
+    )
     share_weights: bool = Field(
-        False, description="leave out what equals bundled:bi-encoder; other libraries cannot read the folder then"
+        False,
+        description="leave out what equals bundled:bi-encoder, and of matrices near its own keep the difference in 8 "
+        "bits; other libraries cannot read the folder then",
     )
 
     @model_validator(mode="after")

@@ -20,10 +20,12 @@ from stages.models import HFTokenizer, fingerprint, layout, load_cross_encoder, 
 from stages.models.layout import JOINT_ENCODER, read_config
 from stages.training.cache import Arrays, Cache
 from stages.training.device import Device
+from stages.training.mining import Candidates
 from stages.training.scoring import Scorer, score_groups
 from stages.training.settings import CommonSettings, StudentKind
 from stages.training.students import build, read_base
 from stages.training.students.base import framed
+from stages.training.students.encoder import BiEncoder
 from stages.training.tokens import Texts
 
 SPREAD = 3.0
@@ -104,6 +106,7 @@ class Teaching:
 
     Args:
         texts: what the numbers stand for.
+        candidates: vectors of the texts by ``settings.bi_encoder``, which need not be computed again.
         digest: of those texts.
         settings: limits of the inputs.
         cache: where scores are kept.
@@ -112,6 +115,7 @@ class Teaching:
     """
 
     texts: Texts
+    candidates: Candidates
     digest: str
     settings: CommonSettings
     cache: Cache
@@ -125,6 +129,9 @@ class Teaching:
     def _one(self, ref: str, questions: Rows, groups: Sequence[Rows]) -> list[Scores]:
         load = functools.cache(functools.partial(self._load, ref))
         kind, name = _kind_and_reference(ref)
+        if kind in (None, "bi-encoder") and name == self.settings.bi_encoder:
+            pairs = zip(questions.tolist(), groups, strict=True)
+            return [BiEncoder.scale * self.candidates.similarity(question, rows) for question, rows in pairs]
         limits = self.settings.max_query_tokens, self.settings.max_passage_tokens, self.settings.list_size
         origin = (fingerprint(locate(name, Context(folder=Path()))), kind, limits, self.device.half, self.digest)
         found: list[Scores] = []

@@ -74,12 +74,16 @@ class Workplace:
                     "or choose another out"
                 )
 
-    def deliver(self, student: Student, settings: CommonSettings, quality: Mapping[str, Mapping[str, float]]) -> None:
-        """The model folder appears, whole; checkpoints are removed, caches and metrics stay."""
+    def save(self, student: Student, settings: CommonSettings) -> Path:
+        """Writes the model folder that ``deliver`` will move, and says where."""
         made = self.folder / "model"
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir()
         student.save(made, settings.half, settings.share_weights)
+        return made
+
+    def deliver(self, made: Path, settings: CommonSettings, quality: Mapping[str, Mapping[str, float]]) -> None:
+        """The saved model folder appears, whole; checkpoints are removed, caches and metrics stay."""
         write_json_atomic(made / _REPORT, {"settings": _plain(settings), "nDCG@10": quality})
         if (self.folder / METRICS).is_file():
             shutil.copyfile(self.folder / METRICS, made / METRICS)

@@ -13,8 +13,10 @@ import torch
 from cascade.cli.app import run_command
 from cascade.demo import gather, load_questions
 from cascade.errors import InputError
+from cascade.training import Progress
 from stages.models import load_cross_encoder, read_weights
 from stages.training import TRAIN, TrainSettings
+from stages.training.students.encoder import Colbert
 
 QUESTIONS = 120
 COMMON = {
@@ -98,7 +100,7 @@ def test_an_interrupted_training_goes_on_exactly(beir: Path, cache: Path, tmp_pa
     straight, interrupted = (_settings(beir, cache, tmp_path / name) for name in ("straight", "interrupted"))
     TRAIN.run(straight, _nothing)
     with pytest.raises(KeyboardInterrupt):
-        TRAIN.run(interrupted, _interrupt_at_step_3)
+        TRAIN.run(interrupted, _interrupt_at_step(3))
     assert [path.name for path in (tmp_path / "interrupted.training").glob("checkpoint-*")] == ["checkpoint-3"]
     assert not interrupted.out.exists()
     with pytest.raises(InputError, match=r"training with steps = 6 began here, got 7; give the same settings"):
@@ -111,10 +113,47 @@ def test_an_interrupted_training_goes_on_exactly(beir: Path, cache: Path, tmp_pa
         TRAIN.run(interrupted, _nothing)
 
 
-def _settings(beir: Path, cache: Path, out: Path) -> TrainSettings:
+def test_patience_outlasts_an_interruption(beir: Path, cache: Path, tmp_path: Path) -> None:
+    nothing_learned = {"learning_rates": {"layers": 0, "projection": 0}, "steps": 12, "eval_every": 2, "patience": 2}
+    settings = _settings(beir, cache, tmp_path / "model", **nothing_learned)
+    with pytest.raises(KeyboardInterrupt):
+        TRAIN.run(settings, _interrupt_at_step(5))
+    TRAIN.run(settings, _nothing)
+    lines = [json.loads(line) for line in (settings.out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "eval_mean" in line] == [2, 4, 6]
+
+
+def test_an_interrupt_does_not_cost_the_evaluation_of_its_step(beir: Path, cache: Path, tmp_path: Path) -> None:
+    settings = _settings(beir, cache, tmp_path / "model", eval_every=2, steps=4)
+    with pytest.raises(KeyboardInterrupt):
+        TRAIN.run(settings, _interrupt_at_step(2))
+    TRAIN.run(settings, _nothing)
+    lines = [json.loads(line) for line in (settings.out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "eval_mean" in line] == [2, 4]
+
+
+def test_what_is_told_of_a_model_is_told_of_the_stored_weights(
+    beir: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A student that loses its projection when it is saved is not the one that was measured before."""
+    settings = _settings(beir, cache, tmp_path / "model", half=True, share_weights=True)
+    save = Colbert.save
+
+    def save_without(student: Colbert, folder: Path, half: bool, shared: bool) -> None:
+        with torch.no_grad():
+            student.linear.weight.zero_()
+        save(student, folder, half, shared)
+
+    whole = TRAIN.run(settings, _nothing).quality["after"]
+    monkeypatch.setattr(Colbert, "save", save_without)
+    lost = TRAIN.run(settings.model_copy(update={"out": tmp_path / "lost"}), _nothing).quality["after"]
+    assert lost["mean"] < whole["mean"]
+
+
+def _settings(beir: Path, cache: Path, out: Path, **others: Any) -> TrainSettings:
     few = {"steps": 6, "eval_every": 6, "batch_queries": 2, "eval_queries": 2, "keep_layers": [0]}
     more = {"lookalikes": 0.5, "anchor": 0.2}
-    given = {**COMMON, **few, **more, "kind": "colbert", "data": [{"path": beir}], "out": out, "cache": cache}
+    given = {**COMMON, **few, **more, **others, "kind": "colbert", "data": [{"path": beir}], "out": out, "cache": cache}
     return TrainSettings.model_validate(given)
 
 
@@ -122,9 +161,12 @@ def _nothing(step: str, done: int, total: int) -> None:
     pass
 
 
-def _interrupt_at_step_3(step: str, done: int, total: int) -> None:
-    if (step, done) == ("training", 3):
-        signal.raise_signal(signal.SIGINT)
+def _interrupt_at_step(last: int) -> Progress:
+    def told(step: str, done: int, total: int) -> None:
+        if (step, done) == ("training", last):
+            signal.raise_signal(signal.SIGINT)
+
+    return told
 
 
 def _write(path: Path, records: list[dict[str, Any]]) -> None:

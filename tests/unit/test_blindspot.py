@@ -4,10 +4,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from benchmarks.blindspot import TRIPLES, Triple, accuracy, credits_of, read_triples, score, score_pair, wilson
+from benchmarks.blindspot import MODELS, TRIPLES, Triple, accuracy, credits_of, read_triples, score, score_pair, wilson
 from cascade.errors import CascadeError
 from cascade.stage import ListwiseReranker
 from cascade.types import Query
+from stages.models import CATALOGUE
 
 CATEGORIES = [
     "prevention-vs-statistics",
@@ -43,6 +44,12 @@ def test_there_are_ten_categories_of_at_least_22_triples(triples):
     assert list(counts) == CATEGORIES
     assert min(counts.values()) >= LEAST
     assert len(triples) >= 10 * LEAST
+
+
+def test_every_bundled_model_is_asked_where_no_others_are_named():
+    asked = {name.rpartition("=")[2] for name in MODELS}
+    assert asked == {"bm25", *(f"bundled:{model.name}" for model in CATALOGUE)}
+    assert "colbert=bundled:colbert" in MODELS
 
 
 def test_ids_are_the_category_and_a_running_number(by_category):

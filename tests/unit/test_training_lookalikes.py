@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,14 @@ def read(texts: Sequence[str], limit: int = 1000) -> Ragged:
 def lessons(n: int, question: int = 0, limit: int = 1000) -> Lessons:
     groups = Groups(np.full(n, question, np.int32), np.tile(np.array([0, 1, 2], np.int32), (n, 1)))
     return Lessons.of(groups, read(QUESTIONS), read(judged().passages, limit))
+
+
+def test_a_judged_negative_keeps_its_place() -> None:
+    """It is a lookalike already, written by somebody."""
+    known = replace(judged(), relevance=[{0: 1, 2: 0}, {0: 1}])
+    kept = add_lookalikes(lessons(20), known, 1.0, read, rng(0))
+    assert kept.groups.rows[:, -1].tolist() == [2] * 20
+    assert add_lookalikes(lessons(20), judged(), 1.0, read, rng(0)).groups.rows[:, -1].min() > 2
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -9,6 +9,7 @@ import yaml
 from cascade.cli.training import rates_of, read_settings
 from cascade.errors import ConfigError
 from stages.training import DistillSettings, TrainSettings
+from stages.training.settings import CONTRASTS
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs" / "train").glob("*.yaml"))
 FLAGS = {"kind": "colbert", "data": [{"path": Path("corpus")}], "out": Path("out")}
@@ -49,7 +50,14 @@ def test_recipes_are_settings_that_lack_only_where_things_are(recipe: Path, tmp_
     model = DistillSettings if "teachers" in yaml.safe_load(recipe.read_text()) else TrainSettings
     read = read_settings(model, {"out": tmp_path / "out"}, recipe, [], tmp_path)
     assert read.kind == recipe.stem
-    assert {one.path.parent for one in read.data} == {tmp_path}
+    own = {one.path for one in read.data if one.path.name != "contrasts"}
+    assert {path.parent for path in own} == {tmp_path}
+    assert all((path / "queries.jsonl").is_file() for path in {one.path for one in read.data} - own)
+
+
+def test_only_a_collection_may_lie_in_the_package() -> None:
+    read = read_settings(TrainSettings, {**FLAGS, "out": Path(CONTRASTS), "cache": Path(CONTRASTS)}, None, [])
+    assert (read.out, read.cache) == (Path(CONTRASTS), Path(CONTRASTS))
 
 
 def test_there_is_a_recipe_for_each_bundled_kind_of_model() -> None:

@@ -21,7 +21,7 @@ from stages.training.settings import TrainSettings
 from stages.training.students import Base, Student, build, read_base
 from stages.training.students.base import spread
 from stages.training.students.options import learning_rates
-from stages.training.teachers import PairClassifier
+from stages.training.teachers import PairClassifier, load_teacher
 
 BASE = "bundled:bi-encoder"
 QUESTIONS = ("how do plants make sugar", "who walked on the moon?")
@@ -65,7 +65,7 @@ def scores(student: Student | PairClassifier, tokens: tuple[list[TokenIds], list
 
 def test_a_joint_encoder_reads_the_pairs_that_its_tokenizer_makes(base: Base, tokens, tmp_path: Path) -> None:
     student = made("cross-encoder", base)
-    student.save(tmp_path, half=False, shared=True)
+    student.save(tmp_path, half=False, shared=False)
     assert json.loads((tmp_path / "config.json").read_text())["separate_layers"] == 1
     torch.testing.assert_close(scores(PairClassifier(tmp_path, 32, 110), tokens), scores(student, tokens))
     again = build("cross-encoder", read_base(str(tmp_path)), SETTINGS).eval()
@@ -108,7 +108,7 @@ def test_a_saved_distilbert_is_one_of_transformers(base: Base, tokens, tmp_path:
 
 def test_a_bi_encoder_scores_as_the_dense_stage_does(base: Base, tokens, tmp_path: Path) -> None:
     student = made("bi-encoder", base)
-    student.save(tmp_path, half=False, shared=True)
+    student.save(tmp_path, half=False, shared=False)
     encoder = Encoder(tmp_path, HFTokenizer(tmp_path, 110), "mean", normalise=True)
     cosine = encoder.encode(tokens[0]) @ encoder.encode(tokens[1]).T
     with torch.inference_mode():
@@ -166,6 +166,17 @@ def test_gates_of_frozen_layers_learn(tokens) -> None:
         name.split(".")[3] for name, one in student.named_parameters() if ".layer." in name and one.grad is not None
     }
     assert learned == {"5"}
+
+
+def test_a_teacher_is_read_as_what_it_was_trained_to_be(base: Base, tmp_path: Path) -> None:
+    """A listwise model reads several passages at once; a cross-encoder that began as one does not."""
+    several, pairs = tmp_path / "several", tmp_path / "pairs"
+    for folder in (several, pairs):
+        folder.mkdir()
+    made("listwise", base).save(several, half=False, shared=True)
+    build("cross-encoder", read_base(str(several)), SETTINGS).save(pairs, half=False, shared=True)
+    teachers = [load_teacher(str(folder), SETTINGS) for folder in (several, pairs)]
+    assert [getattr(teacher, "passages_at_once", None) for teacher in teachers] == [2, 1]
 
 
 def test_layers_are_renumbered_and_missing_ones_refused(base: Base) -> None:

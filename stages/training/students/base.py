@@ -22,7 +22,7 @@ from stages.models import HFTokenizer, locate, read_weights, save_weights
 from stages.models.layout import read_config
 
 SHARED = "bundled:bi-encoder"
-"""The model whose equal tensors a saved folder may leave out."""
+"""The model that a saved folder may leave its weights to; see ``stages.models.weights``."""
 
 _PREFIX = re.compile(r"^bert\.")
 _LAYER = re.compile(r"^encoder\.layer\.(\d+)\.")
@@ -154,7 +154,7 @@ class Student(nn.Module, ABC):
         Args:
             folder: an empty folder.
             half: store matrices in float16.
-            shared: leave out what equals ``SHARED``.
+            shared: leave out what equals ``SHARED``, and keep of matrices near its own the difference, in 8 bits.
         """
 
     def warm_up(self, passages: Sequence[TokenIds]) -> None:

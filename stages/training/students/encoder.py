@@ -37,7 +37,9 @@ class _Encoder(Student):
             raise ModelError(f"{base.folder}: this student starts from a BERT; choose another base")
         config: Any = BertConfig
         architecture: Any = BertModel
-        shape = config(**{**base.config, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
+        still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        # on a CPU, torch's fused attention takes several times as long backwards as plain products do
+        shape = config(**{**base.config, **still}, attn_implementation=None if torch.cuda.is_available() else "eager")
         self.bert = architecture(shape, add_pooling_layer=False)
         load_into(self.bert, base.state, (), base.folder)
 

@@ -20,6 +20,8 @@ from stages.training.students.base import Base, Student, framed, load_into, writ
 MOST_TOKENS = 512
 """Of one input."""
 
+_SEVERAL = "passages_at_once"
+"""Key of ``config.json`` that only a listwise model has."""
 _FRESH = ("gates", "passage_gates", "head.")
 
 
@@ -41,7 +43,8 @@ class CrossEncoder(Student):
         shape = JointConfig.of(dict(base.config))
         self.encoder = JointEncoder(shape)
         load_into(self.encoder, base.state, _FRESH, base.folder)
-        self._config = {**base.config, "architectures": [JOINT_ENCODER], "separate_layers": shape.separate}
+        own = {key: value for key, value in base.config.items() if key != _SEVERAL}
+        self._config = {**own, "architectures": [JOINT_ENCODER], "separate_layers": shape.separate}
         self._require_room()
 
     def collate(self, questions: Sequence[TokenIds], passages: Sequence[TokenIds], group: int) -> dict[str, Any]:
@@ -105,7 +108,7 @@ class Listwise(CrossEncoder):
     def __init__(self, base: Base, max_query_tokens: int, max_passage_tokens: int, passages: int) -> None:
         self.passages_at_once = passages
         super().__init__(base, max_query_tokens, max_passage_tokens)
-        self._config["passages_at_once"] = passages
+        self._config[_SEVERAL] = passages
 
 
 def _template(cls_id: int, sep_id: int) -> Any:
