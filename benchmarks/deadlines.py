@@ -8,6 +8,9 @@ always asks the next question at once: work that can be cut short has no other. 
 a second there are without a budget, many queries under way at once. Arrivals are Poisson, from an asyncio loop; a
 query's time runs from the moment it was due to arrive. A heartbeat in a process of its own notes every stall of the
 machine, so that a late answer during one can be told from a late answer of ours.
+
+How much of its budget an answer used is asked only of degraded ones, since the others had no more work to do: once with
+the time that it stood in the queue, and once of what the queue had left it.
 """
 
 from __future__ import annotations
@@ -17,12 +20,13 @@ import asyncio
 import contextlib
 import itertools
 import multiprocessing
-import multiprocessing.synchronize
 import statistics
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,12 +37,17 @@ from cascade.api import Cascade
 from cascade.errors import Overloaded
 from cascade.evaluation import judged_queries
 from cascade.io import read_qrels, read_queries, write_json_atomic
+from cascade.trace import StageTrace
 from cascade.types import Qrel, Query, Ranking
 
 A = TypeVar("A")
 BUDGETS_MS = (25.0, 50.0, 100.0, 200.0)
 STALL_S = 0.002
 BEAT_S = 0.001
+MOST_LATE, OF_QUERIES = 4, 10_000
+"""The goals: at most so many late answers of so many, machine's stalls left out; and at least these shares."""
+LEAST_USED = 0.8
+LEAST_GOODPUT = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +67,15 @@ class Answer(Timed):
         doc_ids: documents, best first; None if the query was refused.
         degraded: whether it is less than it would be without a budget.
         scored: how many candidates each stage scored, by its name.
+        waited_s: seconds in the queue.
+        reasons: why it is degraded or was refused.
     """
 
     doc_ids: tuple[str, ...] | None = None
     degraded: bool = False
     scored: tuple[tuple[str, int], ...] = ()
+    waited_s: float = 0.0
+    reasons: tuple[str, ...] = ()
 
 
 def main() -> int:
@@ -79,6 +92,7 @@ def main() -> int:
     cells = []
     with Cascade.from_yaml(arguments.config, index=arguments.index) as engine, heartbeat() as stalls:
         documents = len(set(engine.index.doc_ids(range(len(engine.index))))) if engine.index is not None else 0
+        used = runtimes(engine, queries[0])
         whole = whole_answers_per_s(engine, queries, arguments.queries)
         for budget_ms in arguments.budgets:
             alone = one_client(engine, queries, budget_ms, arguments.queries)
@@ -89,20 +103,35 @@ def main() -> int:
                 if load == 0.7 and budget_ms == arguments.main_budget and arguments.queries_at_70:
                     count = arguments.queries_at_70
                 answers = asyncio.run(arrivals(engine, queries, budget_ms, load * capacity, count))
-                cells.append(summary(f"{load:.0%} of capacity", budget_ms, answers, qrels, stalls))
+                cells.append(summary(share_of_capacity(load), budget_ms, answers, qrels, stalls))
                 print(cells[-1], file=sys.stderr)
+        costs = engine.costs.profile.source
+    reached = goals(cells, arguments.main_budget)
     write_json_atomic(
         arguments.out,
         {
             "machine": machine_record(),
             "documents": documents,
             "config": str(arguments.config),
+            "costs": costs,
+            "runtimes": used,
             "whole answers per s": whole,
             "cells": cells,
+            "goals": reached,
         },
     )
     print_cells([{key: value for key, value in cell.items() if not isinstance(value, dict)} for cell in cells])
+    if reached:
+        print()
+        print_cells(reached)
     return 0
+
+
+def runtimes(engine: Cascade, query: Query) -> dict[str, str]:
+    """What runs the model of each stage that offers a choice, by the stage's name."""
+    (run,) = engine.runs([query])
+    chosen = {stage.planned.name: getattr(stage.opened, "runtime", None) for stage in run.cascade.stages}
+    return {name: type(runtime).__name__ for name, runtime in chosen.items() if runtime is not None}
 
 
 def whole_answers_per_s(engine: Cascade, queries: list[Query], count: int) -> float:
@@ -119,14 +148,26 @@ def one_client(engine: Cascade, queries: list[Query], budget_ms: float, count: i
     answers = []
     for query in itertools.islice(itertools.cycle(queries), count):
         due_s = time.perf_counter()
-        answers.append(_answer(query, due_s, engine.search(query, budget_ms=budget_ms)))
+        answers.append(kept(query, due_s, engine.search(query, budget_ms=budget_ms)))
     return answers
 
 
-def _answer(query: Query, due_s: float, ranking: Ranking) -> Answer:
+def kept(query: Query, due_s: float, ranking: Ranking) -> Answer:
     done_s, trace = time.perf_counter(), ranking.trace
     scored = tuple((stage.name, stage.scored) for stage in trace.stages)
-    return Answer(query.query_id, due_s, done_s, tuple(hit.doc_id for hit in ranking), trace.degraded, scored)
+    waited_s = sum(stage.waited_s for stage in trace.stages)
+    doc_ids, reasons = tuple(hit.doc_id for hit in ranking), tuple(why(trace.stages))
+    return Answer(query.query_id, due_s, done_s, doc_ids, trace.degraded, scored, waited_s, reasons)
+
+
+def why(stages: Iterable[StageTrace]) -> Iterator[str]:
+    """Why each degraded stage, and each degraded retriever of a fusion, did less than it should."""
+    for stage in stages:
+        yield from why(stage.retrievers)
+        if stage.quarantined:
+            yield f"{stage.name}: scores that were not finite"
+        if stage.reason not in ("complete", "saturated"):
+            yield f"{stage.name}: {stage.reason}, {stage.detail}".removesuffix(", ")
 
 
 async def arrivals(engine: Cascade, queries: list[Query], budget_ms: float, rate: float, count: int) -> list[Answer]:
@@ -136,9 +177,9 @@ async def arrivals(engine: Cascade, queries: list[Query], budget_ms: float, rate
         late_ms = (time.perf_counter() - due_s) * 1000  # the client's own lateness comes out of the budget
         try:
             ranking = await engine.asearch(query, budget_ms=max(0.0, budget_ms - late_ms))
-        except Overloaded:
-            return Answer(query.query_id, due_s, time.perf_counter())
-        return _answer(query, due_s, ranking)
+        except Overloaded as error:
+            return Answer(query.query_id, due_s, time.perf_counter(), reasons=(type(error).__name__,))
+        return kept(query, due_s, ranking)
 
     return await poisson(ask, itertools.islice(itertools.cycle(queries), count), rate)
 
@@ -163,7 +204,6 @@ def summary(load: str, budget_ms: float, answers: list[Answer], qrels: list[Qrel
     answered = [answer for answer in answers if answer.doc_ids is not None]
     late = [answer for answer, over in zip(answers, over_s, strict=True) if over > 0]
     ours = [answer for answer in late if answer.done_s - answer.due_s - stalls.between(answer) > budget_ms / 1000]
-    used = [answer.done_s - answer.due_s for answer in answered]
     depths: dict[str, float] = {}
     for name, _ in answered[0].scored if answered else ():
         depths[name] = round(statistics.fmean(dict(answer.scored)[name] for answer in answered), 1)
@@ -177,13 +217,15 @@ def summary(load: str, budget_ms: float, answers: list[Answer], qrels: list[Qrel
         "over budget": len(late),
         "of these not in a stall": len(ours),
         "overshoot p99 ms": float(np.quantile(np.maximum(over_s, 0), 0.99)) * 1000,
-        "budget used": statistics.fmean(used) / (budget_ms / 1000) if used else 0.0,
+        **budget_used(answers, budget_ms / 1000),
         "refused": len(answers) - len(answered),
         "degraded": sum(answer.degraded for answer in answered),
         "goodput per s": (len(answered) - len(late)) / span_s,
         "empty": sum(not answer.doc_ids for answer in answered),
         "nDCG@10": float(ndcg_of_each(found, qrels).mean()),
+        "without a reason": sum((answer.degraded or not answer.doc_ids) and not answer.reasons for answer in answers),
         "mean depth": depths,
+        "reasons": dict(Counter(reason for answer in answers for reason in answer.reasons).most_common()),
         "late": {
             "after s": [round(answer.due_s - answers[0].due_s, 1) for answer in late],
             "by ms": [round((answer.done_s - answer.due_s) * 1000 - budget_ms, 2) for answer in late],
@@ -192,43 +234,118 @@ def summary(load: str, budget_ms: float, answers: list[Answer], qrels: list[Qrel
     }
 
 
+def budget_used(answers: Sequence[Answer], budget_s: float) -> dict[str, float | None]:
+    """Shares of their budget that degraded answers took; None if there are none, a late one counts as one in time."""
+    degraded = [answer for answer in answers if answer.degraded]
+    taken_s = [min(budget_s, answer.done_s - answer.due_s) for answer in degraded]
+    waited_s = [min(taken, answer.waited_s) for answer, taken in zip(degraded, taken_s, strict=True)]
+    whole_s = budget_s * len(degraded)
+    left_s = whole_s - sum(waited_s)
+    return {
+        "budget used": sum(taken_s) / whole_s if whole_s > 0 else None,
+        "used of what the queue left": (sum(taken_s) - sum(waited_s)) / left_s if left_s > 0 else None,
+    }
+
+
+def goals(cells: Sequence[Mapping[str, Any]], main_budget_ms: float) -> list[dict[str, Any]]:
+    """What was wanted and what was measured: late answers at the main budget, the rest at every one.
+
+    Lateness is shown only over enough queries. Capacity is what one client gets at the same budget.
+    """
+    found = []
+
+    def add(cell: Mapping[str, Any], goal: str, measured: float, wanted: str, met: bool) -> None:
+        head = {"load": cell["load"], "budget ms": cell["budget ms"]}
+        found.append({**head, "goal": goal, "measured": measured, "wanted": wanted, "met": met})
+
+    capacity = {cell["budget ms"]: cell["queries per s"] for cell in cells if cell["load"] == "one client"}
+    for cell in cells:
+        if cell["load"] == share_of_capacity(0.7):
+            if cell["budget ms"] == main_budget_ms:
+                late, queries = cell["of these not in a stall"], cell["queries"]
+                met = queries >= OF_QUERIES and late * OF_QUERIES <= MOST_LATE * queries
+                wanted = f"at most {MOST_LATE} of {OF_QUERIES:,}"
+                add(cell, f"over budget and not in a stall, of {queries:,}", late, wanted, met)
+            for what in ("budget used", "used of what the queue left"):
+                if cell[what] is not None:
+                    add(cell, what, cell[what], f"at least {LEAST_USED}", cell[what] >= LEAST_USED)
+        elif cell["load"] == share_of_capacity(1.5):
+            share = cell["goodput per s"] / capacity[cell["budget ms"]]
+            add(cell, "goodput, of capacity", share, f"at least {LEAST_GOODPUT}", share >= LEAST_GOODPUT)
+            unsaid = cell["without a reason"]
+            add(cell, "degraded, refused or empty without a reason", unsaid, "0", unsaid == 0)
+    return found
+
+
+def share_of_capacity(load: float) -> str:
+    """The name of a load."""
+    return f"{load:.0%} of capacity"
+
+
 class Stalls:
     """When the machine stood still: (start, seconds) of every heartbeat that came late."""
 
-    def __init__(self, shared: multiprocessing.queues.SimpleQueue[tuple[float, float]]) -> None:
-        self._shared = shared
+    def __init__(self, connection: Connection) -> None:
+        """Waits for the first beat.
+
+        Args:
+            connection: to what beats; it keeps what it has seen until it is asked, so that it never waits for a reader
+                and no thread of this process need be one.
+        """
+        self._connection = connection
         self._seen: list[tuple[float, float]] = []
+        self._ask()
 
     def between(self, answer: Timed) -> float:
         """Seconds of stalls while a query was under way."""
-        while not self._shared.empty():
-            self._seen.append(self._shared.get())
+        if answer.done_s > self._asked_at:
+            self._ask()
         return sum(
             max(0.0, min(answer.done_s, start + seconds) - max(answer.due_s, start)) for start, seconds in self._seen
         )
+
+    def _ask(self) -> None:
+        self._asked_at = time.perf_counter()
+        self._connection.send(None)
+        self._seen += self._connection.recv()
 
 
 @contextlib.contextmanager
 def heartbeat() -> Iterator[Stalls]:
     """A process that sleeps a millisecond at a time and notes when it wakes late."""
     context = multiprocessing.get_context("spawn")
-    shared: multiprocessing.queues.SimpleQueue[tuple[float, float]] = context.SimpleQueue()
-    process = context.Process(target=_beat, args=(shared,), daemon=True)
+    ours, theirs = context.Pipe()
+    process = context.Process(target=beat, args=(theirs,), daemon=True)
     process.start()
+    theirs.close()
     try:
-        yield Stalls(shared)
+        yield Stalls(ours)
     finally:
         process.terminate()
         process.join()
+        ours.close()
 
 
-def _beat(shared: multiprocessing.queues.SimpleQueue[tuple[float, float]]) -> None:
+def beat(
+    connection: Connection,
+    sleep: Callable[[float], None] = time.sleep,
+    now: Callable[[], float] = time.perf_counter,
+) -> None:
+    """Notes every late beat, and hands over the new ones when asked, until the other side is gone."""
+    seen: list[tuple[float, float]] = []
     while True:
-        before = time.perf_counter()
-        time.sleep(BEAT_S)
-        late = time.perf_counter() - before - BEAT_S
+        before = now()
+        sleep(BEAT_S)
+        late = now() - before - BEAT_S
         if late > STALL_S:
-            shared.put((before, late))
+            seen.append((before, late))
+        if connection.poll():
+            try:
+                connection.recv()
+                connection.send(seen)
+            except (EOFError, OSError):
+                return
+            seen = []
 
 
 if __name__ == "__main__":

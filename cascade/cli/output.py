@@ -91,13 +91,16 @@ def snippet(hit: Hit) -> str:
 
 
 def waterfall(trace: Trace) -> Group:
-    """A trace as a table of what each stage did, and a bar for each on a common time line."""
+    """A trace as a table of what each stage did, and a bar for each on a common time line.
+
+    A stage's bar holds its waiting, as its seconds do; what is of no stage came before them.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("stage", "in", "planned", "scored", "out", "predicted", "ms", "budget", "slack", "ended"):
         table.add_column(name, justify="left" if name in ("stage", "ended") else "right", no_wrap=name != "stage")
     lines = Table(box=None, pad_edge=False)
     notes = []
-    at_s = trace.waited_s
+    at_s = max(0.0, trace.seconds - sum(stage.seconds for stage in trace.stages))
     for stage in trace.stages:
         inner_s = at_s
         for part in stage.retrievers:
@@ -116,7 +119,8 @@ def _add(table: Table, lines: Table, stage: StageTrace, name: str, start_s: floa
     counts = (str(n) for n in (stage.received, stage.planned, stage.scored, stage.passed))
     times = (ms(s) for s in (stage.predicted_s, stage.seconds, stage.budget_s, stage.slack_s))
     style = "yellow" if stage.degraded else ""
-    table.add_row(Text(name), *counts, *times, stage.reason, style=style)
+    ended = f"{stage.reason}, saved {ms(stage.saved_s)} ms" if stage.saved_s > 0 else stage.reason
+    table.add_row(Text(name), *counts, *times, ended, style=style)
     unit_s = max(whole_s, 1e-9) / BAR_WIDTH
     left = min(BAR_WIDTH - 1, round(start_s / unit_s))
     width = max(1, min(BAR_WIDTH - left, round(stage.seconds / unit_s)))

@@ -76,6 +76,8 @@ class OpenTelemetryObserver:
             "cascade.stage.predicted_s": stage.predicted_s,
             "cascade.stage.waited_s": stage.waited_s,
             "cascade.stage.budget_s": stage.budget_s,
+            "cascade.stage.slack_s": stage.slack_s,
+            "cascade.stage.saved_s": stage.saved_s,
             "cascade.stage.quarantined": stage.quarantined,
             "cascade.stage.degraded": stage.degraded,
         }

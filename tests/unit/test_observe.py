@@ -141,10 +141,17 @@ def test_spans_say_what_the_trace_says_and_no_text(spans: Spans) -> None:
         "cascade.stage.reason": "budget",
         "cascade.stage.waited_s": 0.0,
         "cascade.stage.budget_s": 0.2,
+        "cascade.stage.saved_s": 0.0,
         "cascade.stage.quarantined": 0,
         "cascade.stage.degraded": True,
     }
     assert "cascade.stage.budget_s" not in (found["fused"].attributes or {})
+
+
+def test_a_span_says_what_its_stage_handed_on_and_saved(spans: Spans) -> None:
+    found = spans.after(seen(part("ce", 0.25, reason="saturated", slack_s=0.5, saved_s=0.375)))
+    attributes = found["ce"].attributes or {}
+    assert (attributes["cascade.stage.slack_s"], attributes["cascade.stage.saved_s"]) == (0.5, 0.375)
 
 
 def test_a_failed_stage_is_an_error_and_the_query_that_it_degrades_is_none(spans: Spans) -> None:
