@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import PACKAGES, markdown_table
+from cascade.tuner.verification import LATENCY_WITHIN, QUALITY_WITHIN
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -44,8 +45,14 @@ def memory(result: Mapping[str, Any]) -> str:
 
 
 def deadlines(result: Mapping[str, Any]) -> str:
-    """Late answers, budget used and quality by load and budget."""
-    return _cells(result["cells"], [key for key, value in result["cells"][0].items() if not isinstance(value, dict)])
+    """Late answers, budget used and quality by load and budget, then every goal beside what was measured."""
+    cells = result["cells"]
+    keys = [key for key, value in cells[0].items() if not isinstance(value, dict)]
+    parts = [_cells([{**cell, **{key: "" for key in keys if cell[key] is None}} for cell in cells], keys)]
+    if result.get("goals"):
+        reached = [{**goal, "met": "yes" if goal["met"] else "no"} for goal in result["goals"]]
+        parts.append(_cells(reached, list(reached[0])))
+    return "\n\n".join(parts)
 
 
 def baseline(result: Mapping[str, Any]) -> str:
@@ -66,17 +73,41 @@ def budgets(result: Mapping[str, Any]) -> str:
 
 def tuning(result: Mapping[str, Any]) -> str:
     """What budgets buy, hand-written cascades beside tuned ones, and predictions beside measurements."""
-    bought = [row for row in result["budgets"] if "cascade" in row]
+    nothing = {"cascade": "none is fast enough", "ms": "", "validated": ""}
+    bought = [nothing | row for row in result["budgets"]]
     parts = [_cells(bought, ("budget_ms", "cascade", "ms", "validated"))]
+    if "plot" in result:
+        parts.append(f"[The front](benchmarks/results/{result['plot']}), with all that was tried.")
     if result["hand_written"]:
-        parts.append(_cells(result["hand_written"], ("config", "ms", "own", "tuned")))
+        parts.append(_hand_written(result["hand_written"]))
+    if result["left_out"]:
+        parts.append(f"Not compared, since not all of it was recorded: {', '.join(result['left_out'])}.")
     volume = result["hypervolume"]
-    grid = f"of a grid of {volume['grid_size']} cascades {volume['grid']:.2f}"
-    parts.append(f"Hypervolume {volume['tuned']:.2f}; {grid}.")
+    grid = f"of a grid of {volume['grid_size']} cascades {volume['grid']:.2f} ms"
+    holds = "at least as much" if volume["at_least_grid"] else "**less**"
+    parts.append(f"Hypervolume on queries left out {volume['tuned']:.2f} ms, {grid}: {holds}.")
     if "verified" in result:
-        points = result["verified"]["points"]
-        parts.append(_cells(points, [key for key, value in points[0].items() if not isinstance(value, dict | list)]))
+        points = [{**one, "holds": _holds(one["holds"])} for one in result["verified"]["points"]]
+        parts.append(_cells(points, list(points[0])))
+        within = f"within {LATENCY_WITHIN:.0%} of the latency and {QUALITY_WITHIN:g} of the quality"
+        parts.append(f"{result['verified']['held']} of {len(points)} {within}.")
     return "\n\n".join(parts)
+
+
+def _hand_written(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Cascades beside what is chosen for their latency, and in how many cases that is both as good and not slower."""
+    cells = []
+    for row in rows:
+        figures = [_shown(row[key]) for key in ("ms", "own", "tuned_ms", "tuned")]
+        gain = f"{row['gain']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+        cells.append([row["config"], *figures, gain, _holds(row["as_good"]), _holds(row["not_slower"])])
+    header = ["config", "ms", "nDCG@10", "tuned ms", "tuned nDCG@10", "gain", "at least as good", "not slower"]
+    both = sum(row["as_good"] and row["not_slower"] for row in rows)
+    return f"{markdown_table(header, cells)}\n\nTuned is at least as good and not slower in {both} of {len(rows)}."
+
+
+def _holds(it_does: bool) -> str:
+    return "yes" if it_does else "**no**"
 
 
 def replay(result: Mapping[str, Any]) -> str:

@@ -1,12 +1,14 @@
 r"""How fast is replay, and how much faster than running the same cascades?
 
-    cascade record --config configs/default.yaml --index IDX --queries DATA/queries.jsonl --depth 600 --out T.parquet
+    cascade record --config benchmarks/wide.yaml --index IDX --queries Q.jsonl --depth 1000 --out T.parquet
     python -m benchmarks.replay --recording T.parquet --qrels DATA/qrels/test.tsv --index IDX \\
         --configurations 1000 --processes 2 --live 10 --out benchmarks/results/replay.json
 
-Configurations are spread evenly over a space of chains, depths and budgets over the recorded stages, half of them with
-a budget. The time counts everything after the recording is loaded in every process; ``--live`` of them are then run on
-an open engine over the same queries. Without the recording, or without the index for ``--live``, it says so and ends.
+Configurations are spread evenly over a space of chains, fusions, depths and budgets over the recorded stages, half of
+them with a budget where there are enough of both. The time counts everything after the recording is loaded in every
+process; ``--live`` of them are then run on an open engine over the same queries. Where the recorded stages and depth
+allow fewer configurations than were asked for, nothing is measured. Without the recording, or without the index for
+``--live``, it says so and ends.
 """
 
 from __future__ import annotations
@@ -21,12 +23,15 @@ import numpy as np
 
 from benchmarks.common import machine_record, print_table
 from cascade.api import Cascade
+from cascade.errors import InputError
 from cascade.index import Index
 from cascade.io import read_qrels, write_json_atomic
+from cascade.registry import Registry
 from cascade.tuner import Judgments, Point, Recording, Replayer, SearchSpace, SpaceSettings
 from cascade.tuner.study import Workers
 
-DEPTHS = [10, 15, 20, 30, 40, 50, 70, 100, 150, 200, 300, 500]
+DEPTHS = [10, *range(20, 1001, 20)]
+RETRIEVE = [100, 200, 300, 400, 600, 800, 1000]
 
 
 def main() -> int:
@@ -47,8 +52,11 @@ def main() -> int:
             return 0
     recording = Recording.load(arguments.recording)
     judgments = Judgments.of(read_qrels(arguments.qrels), recording, partial=True)
-    space = _space(recording, arguments.budget_ms)
-    points = _spread(list(space.points()), arguments.configurations)
+    space = space_of(recording, arguments.budget_ms)
+    try:
+        points = spread(list(space.points()), arguments.configurations)
+    except InputError as error:
+        parser.error(f"{error}, or record more stages, or with a larger --depth")
     seconds = _replay(Replayer(recording, judgments), space, points, arguments.processes)
     replays = len(points) * len(recording)
     report = {
@@ -61,7 +69,8 @@ def main() -> int:
         "replays_per_second": replays / seconds,
     }
     if arguments.live and arguments.index is not None and arguments.index.exists():
-        report |= _live(recording, space, _spread(points, arguments.live), arguments.index, arguments.folder)
+        some = spread(points, min(arguments.live, len(points)))
+        report |= _live(recording, space, some, arguments.index, arguments.folder)
         report["times_faster"] = report["live_seconds_per_query"] * replays / seconds
     elif arguments.live:
         print(f"nothing is run live: no index at {arguments.index}")
@@ -72,18 +81,38 @@ def main() -> int:
     return 0
 
 
-def _space(recording: Recording, budget_ms: float) -> SearchSpace:
-    depths = [depth for depth in DEPTHS if depth <= recording.header.depth]
-    settings = SpaceSettings(depths=depths, budgets_ms=[None, budget_ms / 2, budget_ms, 2 * budget_ms], top_k=10)
-    return SearchSpace.of(recording, settings)
+def space_of(recording: Recording, budget_ms: float, registry: Registry | None = None) -> SearchSpace:
+    """Many cascades over the recorded stages.
+
+    Args:
+        recording: of the stages; cascades are at most as deep as it is.
+        budget_ms: half of it, all of it and twice as much are tried besides no budget.
+        registry: the kinds of stage; the installed ones by default.
+    """
+    depth = recording.header.depth
+    derived = SearchSpace.of(recording, registry=registry).settings
+    settings = SpaceSettings(
+        retrieve=[top_k for top_k in RETRIEVE if top_k <= depth] or [depth],
+        fusions=[*derived.fusions, {"method": "rrf"}],
+        depths=[top_k for top_k in DEPTHS if top_k <= depth] or [depth],
+        budgets_ms=[None, budget_ms / 2, budget_ms, 2 * budget_ms],
+        top_k=10,
+    )
+    return SearchSpace.of(recording, settings, registry=registry)
 
 
-def _spread(points: list[Point], count: int) -> list[Point]:
-    """``count`` of the points, half of them with a budget where there are enough of both."""
+def spread(points: list[Point], count: int) -> list[Point]:
+    """``count`` different ones of the points, half of them with a budget where there are enough of both.
+
+    Raises:
+        InputError: there are fewer points.
+    """
+    if len(points) < count:
+        raise InputError(f"--configurations: expected at most {len(points)}, all there are, got {count}; ask for fewer")
     free = [point for point in points if point.limits.budget_ms is None]
     limited = [point for point in points if point.limits.budget_ms is not None]
-    few = min(len(free), count // 2)
-    parts = ((free, few), (limited, min(len(limited), count - few)))
+    few = min(len(free), max(count // 2, count - len(limited)))
+    parts = ((free, few), (limited, count - few))
     return [part[round(place)] for part, n in parts if n for place in np.linspace(0, len(part) - 1, n).tolist()]
 
 

@@ -1,35 +1,58 @@
 r"""Does tuning pay? Fronts, the tuned cascade beside the hand-written ones, and predictions beside measurements.
 
-    cascade record --config configs/default.yaml --index IDX --queries DATA/queries.jsonl --depth 400 --out T.parquet
+    cascade record --config benchmarks/family.yaml --index IDX --queries Q.jsonl --depth 200 --out T.parquet
     python -m benchmarks.tuning --recording T.parquet --qrels DATA/qrels/test.tsv --configs configs/*.yaml \\
         --budgets-ms 25 50 100 200 --verify 10 --index IDX --processes 2 --out benchmarks/results/tuning-DATA.json
 
 1. The front, and for each budget the best cascade with what it is worth on queries that it was not chosen by.
 2. Each hand-written configuration whose stages were recorded, replayed, beside what tuning would choose for the latency
-   that it has: both on queries that the choice was not made by.
-3. The front's hypervolume beside that of a grid of 200 cascades, spread evenly over the space.
-4. With ``--verify``: that many points of the front run live, predicted beside measured.
+   that it has: quality and latency of both on queries that the choice was not made by. Tuning tries these, too.
+3. The hypervolume of the front beside that of 200 cascades spread evenly over the space and replayed apart from the
+   search: either front chosen on some queries, its hypervolume taken on the others.
+4. With ``--verify``: that many cascades run live, predicted beside measured: points of the front, and where there are
+   fewer, the best of the others.
+
+With ``--out X.json`` the plot of the front is written to ``X.png``. What does not hold is said, and is no error.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.common import machine_record, print_table
 from cascade.errors import CascadeError, InputError
+from cascade.evaluation import bootstrap_interval
 from cascade.index import Index
-from cascade.io import read_qrels, write_json_atomic
+from cascade.io import atomic_write_bytes, read_qrels, write_json_atomic
 from cascade.load import load_config
-from cascade.tuner import Effort, Evaluation, Goal, Judgments, Recording, Replayer, SearchSpace, Tuned, tune, verify
+from cascade.registry import Registry
+from cascade.tuner import (
+    Effort,
+    Evaluation,
+    Goal,
+    Judgments,
+    Recording,
+    Replayer,
+    SearchSpace,
+    Tuned,
+    Tuning,
+    tune,
+    verify,
+)
+from cascade.tuner.evaluated import percentile_ms
 from cascade.tuner.front import hypervolume, pareto
+from cascade.tuner.plot import png
 from cascade.tuner.report import to_json
-from cascade.tuner.verification import spread
+from cascade.tuner.study import Trial, Workers
+from cascade.tuner.verification import LATENCY_WITHIN, QUALITY_WITHIN, spread
 
 GRID = 200
 
@@ -57,26 +80,45 @@ def main() -> int:
     recording, qrels = Recording.load(arguments.recording), read_qrels(arguments.qrels)
     space = SearchSpace.of(recording, budgets_ms=arguments.budgets_ms)
     goal = Goal(max(arguments.budgets_ms), arguments.percentile, confidence=arguments.confidence)
-    effort = Effort(arguments.trials, arguments.processes)
-    tuned = tune(recording, qrels, goal, space=space, effort=effort, partial=True)
     judgments = Judgments.of(qrels, recording, partial=True)
+    replayer = Replayer(recording, judgments, (goal.measure,))
+    written, left_out = replayed(replayer, arguments.configs)
+    seeds = [evaluation.config for evaluation in written.values()]
+    effort = Effort(arguments.trials, arguments.processes)
+    tuned = tune(recording, qrels, goal, space=space, effort=effort, partial=True, seeds=seeds)
+    grid = replay_grid(replayer, space, goal.measure, arguments.processes)
     report = {
         **machine_record(),
         "front": to_json(tuned),
         "budgets": _budgets(tuned, arguments.budgets_ms),
-        "hand_written": _hand_written(tuned, judgments, arguments.configs),
-        "hypervolume": _hypervolumes(tuned),
+        "hand_written": compared(tuned.tuning, written),
+        "left_out": left_out,
+        "hypervolume": hypervolumes(tuned.tuning, grid),
     }
     if arguments.verify and arguments.index is not None and arguments.index.exists():
         report["verified"] = _verified(tuned, judgments, arguments)
     elif arguments.verify:
         print(f"nothing is verified: no index at {arguments.index}")
     if arguments.out is not None:
-        write_json_atomic(arguments.out, report)
+        write(report, arguments.out)
     return 0
 
 
-def _budgets(tuned: Tuned, budgets_ms: list[float]) -> list[dict[str, Any]]:
+def write(report: dict[str, Any], out: Path) -> None:
+    """Writes the figures as JSON, and the plot of the front beside them under the same name."""
+    picture = out.with_suffix(".png")
+    try:
+        plot = png(report["front"])
+    except InputError as error:  # the figures are worth having without it
+        print(f"{picture.name} is not written: {error}")
+    else:
+        with atomic_write_bytes(picture) as file:
+            file.write(plot)
+        report = {**report, "plot": picture.name}
+    write_json_atomic(out, report)
+
+
+def _budgets(tuned: Tuned, budgets_ms: Sequence[float]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for budget_ms in budgets_ms:
         try:
@@ -86,54 +128,155 @@ def _budgets(tuned: Tuned, budgets_ms: list[float]) -> list[dict[str, Any]]:
             continue
         figures = {"validated": point.validated, "low": point.low, "high": point.high, "ms": point.validated_ms}
         found.append({"budget_ms": budget_ms, "cascade": point.label, **figures})
-    rows = [[f"{row['budget_ms']:g}", row.get("cascade", "none"), f"{row.get('validated', 0):.4f}"] for row in found]
-    print_table(["budget, ms", "cascade", tuned.tuning.goal.measure], rows)
+    rows = [
+        [f"{row['budget_ms']:g}", row["cascade"], f"{row['ms']:.1f}", f"{row['validated']:.4f}"]
+        if "cascade" in row
+        else [f"{row['budget_ms']:g}", "none is fast enough", "", ""]
+        for row in found
+    ]
+    goal = tuned.tuning.goal
+    print_table(["budget, ms", "cascade", f"p{goal.percentile:g}, ms", goal.measure], rows)
     return found
 
 
-def _hand_written(tuned: Tuned, judgments: Judgments, paths: list[Path]) -> list[dict[str, Any]]:
-    """Each configuration and the tuned cascade of its latency, on queries left out."""
-    tuning, found = tuned.tuning, []
-    replayer = Replayer(tuned.space.recording, judgments, (tuning.goal.measure,))
+def replayed(
+    replayer: Replayer, paths: Sequence[Path], registry: Registry | None = None
+) -> tuple[dict[str, Evaluation], dict[str, str]]:
+    """Hand-written configurations, replayed, and those that cannot be.
+
+    Args:
+        replayer: over the recording.
+        paths: of the configurations.
+        registry: the kinds of stage; the installed ones by default.
+
+    Returns:
+        By file name the evaluation of each, and by file name why there is none.
+    """
+    found, left_out = {}, {}
     for path in paths:
         try:
-            evaluation = replayer.run(load_config(path))
+            found[path.name] = replayer.run(load_config(path, registry))
         except CascadeError as error:
-            print(f"{path}: left out: {str(error).splitlines()[0]}")
-            continue
-        own_ms = evaluation.only(tuning.tuning[evaluation.query]).latency_ms(tuning.goal.percentile)
-        values, _ = tuning.validated(own_ms)
-        own = _left_out(evaluation, tuned)
-        row = {"config": path.name, "ms": own_ms, "own": float(own.mean()), "tuned": float(values.mean())}
-        found.append({**row, "tuned_is_as_good": bool(values.mean() >= own.mean() - 1e-9)})
-    rows = [[str(row["config"]), f"{row['ms']:.1f}", f"{row['own']:.4f}", f"{row['tuned']:.4f}"] for row in found]
-    print_table(["config", f"p{tuning.goal.percentile:g}, ms", "its own", "tuned for its latency"], rows)
+            left_out[path.name] = str(error).splitlines()[0]
+            print(f"left out: {path.name}: {left_out[path.name]}")
+    return found, left_out
+
+
+def compared(tuning: Tuning, written: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
+    """Each configuration and the tuned cascade of its latency, on queries that the choice was not made by.
+
+    Args:
+        tuning: every trial.
+        written: evaluations by name, of the same queries one after the other.
+
+    Returns:
+        For each, percentile in milliseconds and quality of its own and of the tuned one; the gain in quality with its
+        confidence interval; whether the tuned one is as good, and whether it is not slower.
+    """
+    goal = tuning.goal
+    found: list[dict[str, Any]] = []
+    for name, evaluation in written.items():
+        own, own_s, best, best_s = _on_queries_left_out(tuning, evaluation)
+        own_ms, best_ms = percentile_ms(own_s, goal.percentile), percentile_ms(best_s, goal.percentile)
+        low, high = bootstrap_interval(best - own, confidence=goal.confidence, samples=2000)
+        gain = float((best - own).mean())
+        row = {"config": name, "ms": own_ms, "own": float(own.mean()), "tuned_ms": best_ms, "tuned": float(best.mean())}
+        row |= {"gain": gain, "low": low, "high": high}
+        found.append({**row, "as_good": bool(gain >= -1e-9), "not_slower": bool(best_ms <= own_ms + 1e-6)})
+    _print_compared(found, goal)
     return found
 
 
-def _left_out(evaluation: Evaluation, tuned: Tuned) -> np.ndarray[Any, np.dtype[np.float64]]:
-    values = evaluation.measures[tuned.tuning.goal.measure]
-    return np.concatenate([values[fold.validation[evaluation.query]] for fold in tuned.tuning.folds])
+def _print_compared(found: Sequence[Mapping[str, Any]], goal: Goal) -> None:
+    rows = []
+    for row in found:
+        figures = (f"{row['ms']:.1f}", f"{row['own']:.4f}", f"{row['tuned_ms']:.1f}", f"{row['tuned']:.4f}")
+        gain = f"{row['gain']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
+        rows.append([row["config"], *figures, gain, _holds(row["as_good"]), _holds(row["not_slower"])])
+    at = f"p{goal.percentile:g}, ms"
+    print_table(["config", at, "its own", f"tuned: {at}", "tuned", "gain", "as good", "not slower"], rows)
+    behind = [row["config"] for row in found if not (row["as_good"] and row["not_slower"])]
+    if behind:
+        print(f"DOES NOT HOLD: tuned is worse or slower than {', '.join(behind)} on queries left out")
 
 
-def _hypervolumes(tuned: Tuned) -> dict[str, float]:
-    tuning = tuned.tuning
+def _holds(it_does: bool) -> str:
+    return "yes" if it_does else "NO"
+
+
+def _on_queries_left_out(tuning: Tuning, evaluation: Evaluation) -> tuple[npt.NDArray[np.float64], ...]:
+    """Quality and seconds of a cascade, and of what is chosen for the latency that it has where the choice is made."""
+    parts = []
+    for fold in tuning.folds:
+        latency_ms = evaluation.only(fold.tuning[evaluation.query]).latency_ms(tuning.goal.percentile)
+        chosen = Tuning(tuning.trials, tuning.query, [fold], tuning.goal).validated(latency_ms)
+        own = evaluation.only(fold.validation[evaluation.query])
+        parts.append((own.measures[tuning.goal.measure], own.seconds, *chosen))
+    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+
+
+def replay_grid(replayer: Replayer, space: SearchSpace, measure: str, processes: int = 1) -> list[Trial]:
+    """Cascades spread evenly over a space, whatever a search thinks of them; all where there are no more than 200."""
+    points = list(space.points())
+    chosen = [points[i] for i in spread(len(points), GRID)]
+    with Workers(replayer, space, measure, None, processes) as workers:
+        return [trial for trials in workers.run(chosen) for trial in trials]
+
+
+def hypervolumes(tuning: Tuning, grid: Sequence[Trial]) -> dict[str, Any]:
+    """The hypervolume of what was searched for beside that of a grid.
+
+    Either front is chosen on tuning queries, and both are measured on those left out, up to the slowest point on either
+    front; with several folds, the mean.
+
+    Args:
+        tuning: every trial of the search.
+        grid: trials of the grid, of the same queries.
+    """
+    fronts = _fronts(tuning)
+    others = _fronts(Tuning(grid, tuning.query, tuning.folds, tuning.goal))
+    worst = max(ms for front in (*fronts, *others) for ms, _ in front if np.isfinite(ms))
+    ours, theirs = (float(np.mean([hypervolume(front, worst) for front in part])) for part in (fronts, others))
+    at_least = ours >= theirs - 1e-9
+    print(f"hypervolume {ours:.2f} ms, of a grid of {len(grid)} {theirs:.2f} ms, on queries left out")
+    if not at_least:
+        print("DOES NOT HOLD: the hypervolume is at least that of the grid")
+    return {"latency_ms": worst, "tuned": ours, "grid": theirs, "grid_size": len(grid), "at_least_grid": at_least}
+
+
+def _fronts(tuning: Tuning) -> list[list[tuple[float, float]]]:
+    """For each fold, milliseconds and quality on queries left out of the front that the others choose."""
+    found = []
+    for fold in tuning.folds:
+        chosen_by, left_out = fold.tuning[tuning.query], fold.validation[tuning.query]
+        front = pareto(tuning.latency(chosen_by), tuning.quality(chosen_by))
+        latency, quality = tuning.latency(left_out), tuning.quality(left_out)
+        found.append([(float(latency[i]), float(quality[i])) for i in front])
+    return found
+
+
+def to_verify(tuning: Tuning, most: int) -> list[int]:
+    """Numbers of trials, the fastest first: the front, spread evenly; where it is shorter, also the best of the others.
+
+    The best of the others are the front that they would have without it, and so on. Of cascades that did the same in
+    the same time, one is enough.
+    """
     latency, quality = tuning.latency(tuning.tuning), tuning.quality(tuning.tuning)
-    chosen = sorted({round(place) for place in np.linspace(0, len(latency) - 1, GRID).tolist()})
-    worst = float(latency[np.isfinite(latency)].max())
-
-    def volume(part: list[int]) -> float:
-        front = [part[i] for i in pareto(latency[part], quality[part])]
-        return hypervolume([(float(latency[i]), float(quality[i])) for i in front], worst)
-
-    found = {"latency_ms": worst, "tuned": volume(list(range(len(latency)))), "grid": volume(chosen)}
-    print(f"hypervolume {found['tuned']:.2f}, of a grid of {len(chosen)} {found['grid']:.2f}")
-    return {**found, "grid_size": len(chosen)}
+    found: list[int] = []
+    left = list(range(len(tuning.trials)))
+    while len(found) < most:
+        front = [left[i] for i in pareto(latency[left], quality[left])]
+        if not front:
+            break
+        found += [front[i] for i in spread(len(front), most - len(found))]
+        known = {(latency[i], quality[i]) for i in front}
+        left = [i for i in left if (latency[i], quality[i]) not in known]
+    return sorted(found, key=lambda trial: float(latency[trial]))
 
 
 def _verified(tuned: Tuned, judgments: Judgments, arguments: argparse.Namespace) -> dict[str, Any]:
-    points = [tuned.front.points[i] for i in spread(len(tuned.front), arguments.verify)]
-    configs = [(point.label, replace(tuned.config_of(point), folder=arguments.folder)) for point in points]
+    points = [tuned.tuning.trials[i].point for i in to_verify(tuned.tuning, arguments.verify)]
+    configs = [(point.label(), replace(tuned.space.config(point), folder=arguments.folder)) for point in points]
     goal = tuned.tuning.goal
     found = verify(
         configs,
@@ -144,12 +287,15 @@ def _verified(tuned: Tuned, judgments: Judgments, arguments: argparse.Namespace)
         percentile=goal.percentile,
         threads=arguments.threads,
     )
-    rows = [
-        [one.label, f"{one.predicted_ms:.1f}", f"{one.measured_ms:.1f}", f"{one.predicted:.4f}", f"{one.measured:.4f}"]
-        for one in found
-    ]
-    print_table(["cascade", "predicted, ms", "measured, ms", "predicted", "measured"], rows)
-    return {"held": sum(one.holds for one in found), "points": [one.to_json() for one in found]}
+    rows = []
+    for one in found:
+        latency, quality = (one.predicted_ms, one.measured_ms), (one.predicted, one.measured)
+        cells = [*(f"{ms:.1f}" for ms in latency), *(f"{value:.4f}" for value in quality)]
+        rows.append([one.label, *cells, _holds(one.holds)])
+    print_table(["cascade", "predicted, ms", "measured, ms", "predicted", "measured", "holds"], rows)
+    held = sum(one.holds for one in found)
+    print(f"{held} of {len(found)} within {LATENCY_WITHIN:.0%} of the latency and {QUALITY_WITHIN:g} of {goal.measure}")
+    return {"held": held, "points": [one.to_json() for one in found]}
 
 
 if __name__ == "__main__":

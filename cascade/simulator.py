@@ -20,14 +20,14 @@ import numpy as np
 
 from cascade.clock import Deadline, VirtualClock
 from cascade.cost import CostModel, Rates
-from cascade.engine import QueryRun
+from cascade.engine import FINISH_S, QueryRun
 from cascade.errors import CascadeError, Overloaded
 from cascade.scheduler import ROUNDING_S
 from cascade.stage import Work
 from cascade.tasks import Health, Healthy, OpenedCascade, Outcome, Task
 from cascade.trace import Reason
 from cascade.types import Candidates, Query
-from cascade.workqueue import Waiting, WorkQueue, admit, call, late, outcomes
+from cascade.workqueue import Waiting, WorkQueue, admit, call, late, outcomes, total
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +129,7 @@ class Simulator:
         health: which stages to leave out.
         admission: whether queries are refused or limited as the engine would.
         cancels: seconds after its arrival at which a query's caller withdraws it, if it does.
+        finish_s: seconds that every query keeps back for handing over its answer.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class Simulator:
         health: Callable[[VirtualClock], Health] = lambda clock: Healthy(),
         admission: bool = True,
         cancels: Callable[[Arrival], float | None] = lambda arrival: None,
+        finish_s: float = FINISH_S / 2,
     ) -> None:
         self.clock = VirtualClock()
         self.late_starts: list[str] = []
@@ -150,6 +152,7 @@ class Simulator:
         self._health = health(self.clock)
         self._admission = admission
         self._cancels = cancels
+        self._finish_s = finish_s
         self._queue: WorkQueue[Arrival] = WorkQueue(costs, servers)
         self._idle = servers
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -200,6 +203,7 @@ class Simulator:
             costs=self._costs,
             health=self._health,
             entered=arrival.at_s,
+            finish_s=self._finish_s,
         )
         if self._admission and deadline.bounded:
             try:
@@ -232,9 +236,11 @@ class Simulator:
                 self._go_on(entries[0], None)
                 continue
             values, error = call(wanted)
-            work = wanted[0].work if len(wanted) == 1 else sum((task.work for task in wanted), Work())
+            work = total(wanted)
             self._check_start(wanted, work, now)
             seconds = self._seconds(wanted[0], work, now)
+            for entry in entries:
+                entry.run.begun_at = now
             self._idle -= 1
             self._at(now + seconds, functools.partial(self._finish, _Execution(entries, wanted, values, error, now)))
 

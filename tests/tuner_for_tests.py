@@ -168,7 +168,7 @@ def subject(machine: Machine, text: str = CASCADE, passages: int = 500, per_docu
         passages=passages,
         one_passage_each=per_document == 1,
     )
-    return Subject(opened(config, passages, per_document), config, index)
+    return Subject(opened(config, passages, per_document), config, index, threads=1)
 
 
 def questions(count: int) -> list[Query]:

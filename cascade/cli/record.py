@@ -16,6 +16,10 @@ from cascade.io import read_queries
 from cascade.load import load_config
 from cascade.tuner import Subject
 from cascade.tuner import record as record_stages
+from cascade.tuner.recorder import require_new
+
+DEEPER = 2
+"""How many times as deep as the configuration retrieves is recorded, so that tuning can try to retrieve more."""
 
 
 def record(
@@ -25,7 +29,7 @@ def record(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The recording, a Parquet file.")],
     depth: Annotated[
         int | None,
-        typer.Option("--depth", min=1, help="Documents of each retriever; default: the largest top_k of a retriever."),
+        typer.Option("--depth", min=1, help="Documents of each retriever; default: twice the largest top_k of one."),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many queries.")] = None,
     threads: Annotated[
@@ -43,10 +47,11 @@ def record(
     checked = load_config(config)
     if not out.parent.is_dir():
         raise InputError(f"{out}: expected an existing folder {out.parent}, found none; create it first")
+    require_new(out, force)
     asked = read_queries(queries)[:limit]
     subject = Subject.open(checked, Index.open(index), _cores() if threads is None else threads)
     retrievers = [entry.settings.top_k for entry in checked.entries() if entry.role == "retriever"]
-    documents = max(retrievers) if depth is None else depth
+    documents = DEEPER * max(retrievers) if depth is None else depth
     with progress_bar() as told:
         header = record_stages(
             subject,
@@ -59,6 +64,7 @@ def record(
     size = out.stat().st_size / 1e6
     names = ", ".join(unit.name for unit in header.units)
     messages.print(f"{out}: {len(asked)} queries, {documents} documents deep, {size:.1f} MB: {names}", markup=False)
+    messages.print(f"Any cascade can be replayed that takes up to {documents} documents from a retriever", markup=False)
 
 
 def _cores() -> int:

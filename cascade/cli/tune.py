@@ -20,7 +20,7 @@ from cascade.tuner.page import page
 from cascade.tuner.plot import png
 from cascade.tuner.report import summary, to_json, tuned_yaml
 from cascade.tuner.study import Sampler
-from cascade.tuner.tuning import TRIALS
+from cascade.tuner.tuning import TRIALS, budgets_ms
 from cascade.tuner.verification import spread
 from cascade.tuner.verification import verify as verify_live
 
@@ -32,7 +32,8 @@ def tune(
     qrels: Annotated[Path, typer.Option("--qrels", metavar="FILE", help="Judgments: TREC or BEIR.")],
     budget_ms: Annotated[float, typer.Option("--budget-ms", metavar="MS", help="What the percentile has to meet.")],
     out: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="The tuned cascade; front.json, .png, .html lie beside it.")
+        Path,
+        typer.Option("--out", metavar="FILE", help="Of the tuned cascade; NAME.front.json, .html and .png beside."),
     ],
     percentile: Annotated[float, typer.Option("--percentile", help="Of the latency.")] = 95.0,
     measure: Annotated[str, typer.Option("--measure", "-m", help="Of quality.")] = "nDCG@10",
@@ -71,15 +72,15 @@ def tune(
     if index is not None:
         recorded.require_index(Index.open(index), str(index))
     goal = Goal(budget_ms, percentile, measure, confidence)
-    budgets_ms = [budget_ms]
+    limits_ms = budgets_ms(budget_ms)
     chosen_space = (
-        SearchSpace.of(recorded, budgets_ms=budgets_ms)
+        SearchSpace.of(recorded, budgets_ms=limits_ms)
         if space is None
-        else SearchSpace.load(space, recorded, budgets_ms=budgets_ms)
+        else SearchSpace.load(space, recorded, budgets_ms=limits_ms)
     )
     load = None if rate is None else Load(rate, servers, seed)
     judged = read_qrels(qrels)
-    effort = Effort(trials, processes, chosen_sampler, seed, out.with_name(out.stem + ".study.jsonl"))
+    effort = Effort(trials, processes, chosen_sampler, seed, _beside(out, "study.jsonl"))
     with progress_bar() as told:
         tuned = tune_cascade(
             recorded,
@@ -89,12 +90,23 @@ def tune(
             load=load,
             effort=effort,
             partial=partial,
+            seeds=_seeds(chosen_space) if space is None else (),
             progress=lambda done, total: told("cascades", done, total),
         )
     _write(tuned, out)
     if verify and index is not None:
         judgments = Judgments.of(judged, recorded, partial=partial)
         _verify(tuned, out, judgments, Index.open(index), threads)
+
+
+def _seeds(space: SearchSpace) -> list[CascadeConfig]:
+    """The recorded cascade, where it was recorded as deeply as it retrieves."""
+    config = space.recorded()
+    try:
+        space.seed(config)
+    except InputError:
+        return []
+    return [config]
 
 
 def _sampler(name: str) -> Sampler:
@@ -106,24 +118,32 @@ def _sampler(name: str) -> Sampler:
 
 
 def _write(tuned: Tuned, out: Path) -> None:
+    """Writes the YAML file last: where it would not be valid, all else is there already, and worth having."""
     lines, report = summary(tuned), to_json(tuned)
+    table, site, plot = (_beside(out, f"front.{kind}") for kind in ("json", "html", "png"))
+    write_json_atomic(table, report)
+    with atomic_write(site) as file:
+        file.write(page(report, lines))
+    written = [table.name, site.name]
+    try:
+        picture = png(report)
+    except InputError as error:
+        messages.print(Text(f"no {plot.name}: {error}"), soft_wrap=True)
+    else:
+        with atomic_write_bytes(plot) as raw:
+            raw.write(picture)
+        written.append(plot.name)
+    console.print(Text("\n".join(lines)), soft_wrap=True)
+    messages.print(Text(f"{out.parent}: {', '.join(written)} written"))
     text = tuned_yaml(tuned, out.parent)
     with atomic_write(out) as file:
         file.write(text)
-    write_json_atomic(out.with_name("front.json"), report)
-    with atomic_write(out.with_name("front.html")) as file:
-        file.write(page(report, lines))
-    console.print(Text("\n".join(lines)), soft_wrap=True)
-    written = [out.name, "front.json", "front.html"]
-    try:
-        picture = png(report)
-    except InputError as error:  # all else is there already, and worth having
-        messages.print(Text(f"no front.png: {error}"), soft_wrap=True)
-    else:
-        with atomic_write_bytes(out.with_name("front.png")) as raw:
-            raw.write(picture)
-        written.append("front.png")
-    messages.print(Text(f"{out.parent}: {', '.join(written)} written"))
+    messages.print(Text(f"{out} written"))
+
+
+def _beside(out: Path, ending: str) -> Path:
+    """``tuned.front.json`` beside ``tuned.yaml``: named after it, so that several results lie in one folder."""
+    return out.with_name(f"{out.stem}.{ending}")
 
 
 def _verify(tuned: Tuned, out: Path, judgments: Judgments, index: Index, threads: int | None) -> None:
@@ -145,7 +165,7 @@ def _verify(tuned: Tuned, out: Path, judgments: Judgments, index: Index, threads
             threads=threads,
             progress=lambda done, total: told("live cascades", done, total),
         )
-    write_json_atomic(out.with_name("verified.json"), [one.to_json() for one in verified])
+    write_json_atomic(_beside(out, "verified.json"), [one.to_json() for one in verified])
     for line in _lines(verified, goal.measure, goal.percentile):
         console.print(Text(line), soft_wrap=True)
 

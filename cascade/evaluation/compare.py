@@ -39,17 +39,19 @@ class System:
         ranked: its rankings.
         seconds: what each query took; None where that is not known.
         budget_s: seconds that a query might take; None for no limit.
+        unanswered: how many queries a stage with ``on_overrun: fail`` ended.
     """
 
     name: str
     ranked: Run
     seconds: Mapping[str, float] | None = None
     budget_s: float | None = None
+    unanswered: int = 0
 
     @classmethod
     def of(cls, name: str, run: StagedRun) -> System:
         """A whole cascade: the order after its last stage, the time of all."""
-        return cls(name, run.stages[-1].ranked, run.seconds, run.budget_s)
+        return cls(name, run.stages[-1].ranked, run.seconds, run.budget_s, len(run.unanswered))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class SystemReport:
         missing: judged queries without results, which count as zero.
         latency_ms: of whole queries; None where it is not known.
         over_budget: share of queries that took longer than their budget; None without one.
+        unanswered: queries that a stage with ``on_overrun: fail`` ended.
     """
 
     name: str
@@ -69,6 +72,7 @@ class SystemReport:
     missing: int
     latency_ms: Latency | None
     over_budget: float | None
+    unanswered: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +253,7 @@ def _system_report(system: System, evaluation: Evaluation) -> SystemReport:
         missing=len(evaluation.missing),
         latency_ms=None if system.seconds is None else Latency.of(system.seconds.values()),
         over_budget=over,
+        unanswered=system.unanswered,
     )
 
 

@@ -69,7 +69,7 @@ class StageReport:
         relevant_lost: those of them that are not among its survivors.
         gain: None for a retriever, which has nothing to compare with.
         latency_ms: of the stage alone.
-        elapsed_ms: mean time from the first stage's beginning to this one's end.
+        until_end_ms: from the first stage's beginning to this one's end, without waiting for a worker.
         over_budget: share of queries on which it took longer than it was granted; None where it never had a limit.
         scored_mean: documents scored per query.
         shortfalls: for each reason why it did less than it was asked to, on how many queries.
@@ -89,13 +89,18 @@ class StageReport:
     relevant_lost: int
     gain: Gain | None
     latency_ms: Latency
-    elapsed_ms: float
+    until_end_ms: Latency
     over_budget: float | None
     scored_mean: float
     shortfalls: Mapping[str, int]
     ms_per_point: float | None
     verdict: Verdict
     sentence: str
+
+    @property
+    def elapsed_ms(self) -> float:
+        """Mean of ``until_end_ms``."""
+        return self.until_end_ms.mean
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON holds it."""
@@ -110,6 +115,7 @@ class StageReport:
             "gain": None if self.gain is None else asdict(self.gain),
             "latency_ms": self.latency_ms.to_json(),
             "elapsed_ms": self.elapsed_ms,
+            "until_end_ms": self.until_end_ms.to_json(),
             "over_budget": self.over_budget,
             "scored_mean": self.scored_mean,
             "shortfalls": dict(self.shortfalls),
@@ -132,6 +138,7 @@ class GapReport:
         latency_ms: from a query's arrival to its answer.
         over_budget: share of queries that took longer than the total budget; None without one.
         config: as handed in.
+        unanswered: queries run that a stage with ``on_overrun: fail`` ended; where judged, they count as zero.
     """
 
     stages: tuple[StageReport, ...]
@@ -142,6 +149,7 @@ class GapReport:
     latency_ms: Latency
     over_budget: float | None
     config: Mapping[str, Any]
+    unanswered: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON holds it."""
@@ -154,6 +162,7 @@ class GapReport:
             "latency_ms": self.latency_ms.to_json(),
             "over_budget": self.over_budget,
             "config": dict(self.config),
+            "unanswered": list(self.unanswered),
         }
 
 
@@ -174,11 +183,19 @@ def gap_report(
     names = (*measures, GAIN_MEASURE, PRECISION)
     evaluations = {stage.name: evaluate(stage.ranked, qrels, names) for stage in run.stages}
     gains = _gains(run.stages, evaluations, seed)
-    times = _mean_times(run.stages, gains)
+    elapsed_s = _elapsed_s(run.stages)
     relevant = _relevant(qrels)
     received = _received(run.stages, relevant)
     stages = tuple(
-        _stage_report(stage, evaluations, gains.get(stage.name), times[stage.name], received[stage.name], qrels)
+        _stage_report(
+            stage,
+            evaluations,
+            gains.get(stage.name),
+            _added_ms(stage, run.stages, gains),
+            Latency.of(elapsed_s[stage.name].values()),
+            received[stage.name],
+            qrels,
+        )
         for stage in run.stages
     )
     last = evaluations[run.stages[-1].name]
@@ -191,6 +208,7 @@ def gap_report(
         latency_ms=Latency.of(run.seconds.values()),
         over_budget=None if run.budget_s is None else share_over(run.seconds, dict.fromkeys(run.seconds, run.budget_s)),
         config=run.config,
+        unanswered=run.unanswered,
     )
 
 
@@ -198,11 +216,11 @@ def _stage_report(
     stage: StageRun,
     evaluations: Mapping[str, Evaluation],
     gain: Gain | None,
-    times: tuple[float, float],
+    added_ms: float,
+    until_end_ms: Latency,
     received: Mapping[str, set[str]],
     qrels: Sequence[Qrel],
 ) -> StageReport:
-    added_ms, elapsed_ms = times
     means = evaluations[stage.name].means
     gained = means[GAIN_MEASURE] if gain is None else gain.difference
     shortfalls = Counter(stage.shortfalls.values())
@@ -220,7 +238,7 @@ def _stage_report(
         relevant_lost=lost,
         gain=gain,
         latency_ms=Latency.of(stage.seconds.values()),
-        elapsed_ms=elapsed_ms,
+        until_end_ms=until_end_ms,
         over_budget=share_over(stage.seconds, stage.granted_s) if stage.granted_s else None,
         scored_mean=float(np.mean(list(stage.scored.values()))),
         shortfalls=shortfalls,
@@ -289,17 +307,25 @@ def _caveat(shortfalls: Mapping[str, int], queries: int) -> str:
     return f" It {', '.join(what)} of {queries} queries." if what else ""
 
 
-def _mean_times(stages: Sequence[StageRun], gains: Mapping[str, Gain]) -> dict[str, tuple[float, float]]:
-    """For each stage, mean milliseconds that it adds to what it is compared with, and from the start to its end."""
-    own: dict[str, float] = {}
-    times: dict[str, tuple[float, float]] = {}
+def _added_ms(stage: StageRun, stages: Sequence[StageRun], gains: Mapping[str, Gain]) -> float:
+    """Mean milliseconds that a stage adds to what it is compared with."""
+    mean = Latency.of(stage.seconds.values()).mean
+    if not stage.holds_inputs:
+        return mean
+    (compared,) = [other for other in stages if other.name == gains[stage.name].compared_with]
+    return mean - Latency.of(compared.seconds.values()).mean
+
+
+def _elapsed_s(stages: Sequence[StageRun]) -> dict[str, dict[str, float]]:
+    """For each stage and query, seconds from the first stage's beginning to its end."""
+    found: dict[str, dict[str, float]] = {}
     for stage in stages:
-        own[stage.name] = mean = Latency.of(stage.seconds.values()).mean
-        if stage.holds_inputs:
-            times[stage.name] = mean - own[gains[stage.name].compared_with], mean
-        else:
-            times[stage.name] = mean, mean + max((times[name][1] for name in stage.inputs), default=0.0)
-    return times
+        before = () if stage.holds_inputs else [found[name] for name in stage.inputs]
+        found[stage.name] = {
+            query_id: seconds + max((other[query_id] for other in before), default=0.0)
+            for query_id, seconds in stage.seconds.items()
+        }
+    return found
 
 
 def _relevant(qrels: Sequence[Qrel]) -> dict[str, set[str]]:

@@ -21,9 +21,13 @@ DEFAULT_MEASURES = ("nDCG@10", "RR@10", "P@10", "R@100", "Judged@10")
 
 _EXAMPLES = "nDCG@10, RR@10, P(rel=2)@10, R@100, AP, Judged@10"
 _MAX_CUTOFF = 10**6
-# Those that compute in this process and come with ir-measures; others run Perl or need further packages.
+# First those that come with ir-measures, then those whose package may be installed. All compute in this process; gdeval
+# runs Perl, and reads only queries whose ids are numbers.
 _PROVIDERS: Any = FallbackProvider(  # type: ignore[no-untyped-call]
-    [ir_measures.pytrec_eval, ir_measures.judged, ir_measures.msmarco, ir_measures.compat, ir_measures.accuracy]
+    [
+        *(ir_measures.pytrec_eval, ir_measures.judged, ir_measures.msmarco, ir_measures.compat, ir_measures.accuracy),
+        *(ir_measures.cwl_eval, ir_measures.pyndeval),
+    ]
 )
 
 
@@ -69,7 +73,7 @@ def evaluate(run: Run, qrels: Sequence[Qrel], measures: Sequence[str] = DEFAULT_
     by_query: dict[str, dict[str, float]] = {repr(measure): dict.fromkeys(judgments, 0.0) for measure in parsed}
     aggregators = {repr(measure): measure.aggregator() for measure in parsed}
     for metric in _PROVIDERS.iter_calc(parsed, judgments, scored):
-        by_query[repr(metric.measure)][metric.query_id] = metric.value
+        by_query[repr(metric.measure)][metric.query_id] = float(metric.value)
     for name, values in by_query.items():
         for value in values.values():
             aggregators[name].add(value)
@@ -140,5 +144,7 @@ def _check(prototype: ir_measures.Measure, parameters: Mapping[str, Any], name: 
     except AssertionError:
         raise InputError(f"measures: {name!r}: expected other parameters; write it as one of {_EXAMPLES}") from None
     if not _PROVIDERS.supports(measure):
-        raise InputError(f"measures: {name!r} cannot be computed here; choose for example {_EXAMPLES}")
+        needed = [provider.NAME for provider in _PROVIDERS.providers if provider.supports(measure)]
+        install = "".join(f"run `pip install 'ir-measures[{package}]'`, or " for package in needed)
+        raise InputError(f"measures: {name!r} cannot be computed here; {install}choose for example {_EXAMPLES}")
     return measure

@@ -49,6 +49,8 @@ class StagedRun:
         seconds: from each query's arrival to its answer.
         budget_s: seconds that a query may take; None for no limit.
         config: what the report should say of the cascade; anything that JSON can hold.
+        unanswered: queries that ended without an answer, since a stage that says ``on_overrun: fail`` ran out of time;
+            the rankings of that stage and of those after it are empty.
 
     Raises:
         InputError: the stages do not speak of the same queries, or not of each other.
@@ -58,6 +60,7 @@ class StagedRun:
     seconds: Mapping[str, float]
     budget_s: float | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+    unanswered: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.stages or not self.seconds:

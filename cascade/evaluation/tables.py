@@ -16,6 +16,7 @@ MOST_CHARACTERS = 100
 """Of a query's text."""
 
 _SHARED = "Without a budget queries may share batches, so that times are not those that a single client would see."
+_ENDED = "ended by a stage that says on_overrun: fail, which counts as zero"
 _PERCENTILES = ("p50 ms", "p95 ms", "p99 ms")
 
 
@@ -76,15 +77,19 @@ def gap_tables(report: GapReport) -> list[TextTable]:
             cuts,
         )
     )
-    return [*tables, _cost(report)]
+    return [*tables, _cost(report), _elapsed(report)]
 
 
 def gap_remarks(report: GapReport) -> list[str]:
     """What to bear in mind when reading the report."""
     remarks = [] if report.over_budget is not None else [_SHARED]
-    if report.missing:
-        count = _count(len(report.missing), "judged query has no results", "judged queries have no results")
-        remarks.append(f"{count}, which counts as zero: {_some(report.missing)}.")
+    if report.unanswered:
+        count = _count(len(report.unanswered), "query was", "queries were")
+        remarks.append(f"{count} {_ENDED}: {_some(report.unanswered)}.")
+    missing = [query_id for query_id in report.missing if query_id not in report.unanswered]
+    if missing:
+        count = _count(len(missing), "judged query has no results", "judged queries have no results")
+        remarks.append(f"{count}, which counts as zero: {_some(missing)}.")
     if report.unjudged:
         count = _count(len(report.unjudged), "query without judgments", "queries without judgments")
         remarks.append(f"{count}, for latency only: {_some(report.unjudged)}.")
@@ -144,6 +149,9 @@ def comparison_remarks(comparison: Comparison) -> list[str]:
     if any(system.latency_ms is not None and system.over_budget is None for system in comparison.systems):
         remarks.append(_SHARED)
     for system in comparison.systems:
+        if system.unanswered:
+            count = _count(system.unanswered, "query was", "queries were")
+            remarks.append(f"{plain(system.name)}: {count} {_ENDED}.")
         if system.missing:
             count = _count(system.missing, "judged query has", "judged queries have")
             remarks.append(f"{plain(system.name)}: {count} no results, which counts as zero.")
@@ -182,6 +190,11 @@ def _cost(report: GapReport) -> TextTable:
         ("stage", "scored", *_PERCENTILES, "over budget", "ms per point"),
         (*rows, whole),
     )
+
+
+def _elapsed(report: GapReport) -> TextTable:
+    rows = tuple((plain(stage.name), *_percentiles(stage.until_end_ms)) for stage in report.stages)
+    return TextTable("Time until the end of each stage, all before it included", ("stage", *_PERCENTILES), rows)
 
 
 def _short(text: str) -> str:

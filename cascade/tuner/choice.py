@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 ENOUGH = 100
-"""Judged queries from which on half of them are kept for validation; of fewer, all serve for both by turns."""
+"""Judged queries from which on half of them may be kept for validation; of fewer, all serve for both by turns."""
 FOLDS = 5
 
 
@@ -50,21 +50,32 @@ class Goal:
         if not 0 < self.confidence < 1:
             raise InputError(f"confidence: expected a number between 0 and 1, got {self.confidence!r}")
 
-    def require_queries(self, count: int) -> None:
-        """Makes sure that the percentile can be told from ``count`` queries.
+    @property
+    def queries_needed(self) -> int:
+        """Judged queries that the percentile can be told from.
 
         The largest of n independent latencies is above the p-quantile with probability 1 - p^n, so that n has to be
         at least ln(1 - confidence) / ln p (Wilks, Determination of Sample Sizes for Setting Tolerance Limits, 1941).
+        """
+        share = self.percentile / 100
+        return max(2, math.ceil(math.log(1 - self.confidence) / math.log(share) - 1e-9))
+
+    @property
+    def enough(self) -> int:
+        """Judged queries from which on half of them can be kept for validation, the percentile told from either."""
+        return max(ENOUGH, 2 * self.queries_needed)
+
+    def require_queries(self, count: int) -> None:
+        """Makes sure that the percentile can be told from ``count`` queries.
 
         Raises:
             InputError: they are too few.
         """
-        share = self.percentile / 100
-        needed = max(2, math.ceil(math.log(1 - self.confidence) / math.log(share) - 1e-9))
-        if count < needed:
+        if count < self.queries_needed:
             raise InputError(
-                f"queries: p{self.percentile:g} at {self.confidence:.0%} confidence needs at least {needed} judged "
-                f"queries, got {count}; record and judge more, or ask for a lower --percentile or --confidence"
+                f"queries: p{self.percentile:g} at {self.confidence:.0%} confidence needs at least "
+                f"{self.queries_needed} judged queries, got {count}; record and judge more, or ask for a lower "
+                f"--percentile or --confidence"
             )
 
 
@@ -76,17 +87,23 @@ class Fold:
     validation: Mask
 
 
-def split(judged: Mask, seed: int = 0) -> list[Fold]:
-    """Halves where there are enough judged queries, else five folds in turn."""
+def split(judged: Mask, seed: int = 0, enough: int = ENOUGH) -> list[Fold]:
+    """Halves where there are ``enough`` judged queries, else five folds in turn."""
     count = int(judged.sum())
     shuffled = np.random.default_rng(seed).permutation(np.flatnonzero(judged))
-    parts = [shuffled[: count // 2]] if count >= ENOUGH else np.array_split(shuffled, min(FOLDS, max(count, 1)))
+    parts = [shuffled[: count // 2]] if count >= enough else np.array_split(shuffled, min(FOLDS, max(count, 1)))
     folds = []
     for part in parts:
         validation = np.zeros(len(judged), np.bool_)
         validation[part] = True
         folds.append(Fold(judged & ~validation, validation))
     return folds
+
+
+def chosen_by(folds: Sequence[Fold]) -> Mask:
+    """Queries that the choice is made by in the end, bool [queries]; all of them where they take turns."""
+    mask: Mask = np.any([fold.tuning for fold in folds], axis=0)
+    return mask
 
 
 @dataclass(frozen=True)
@@ -114,8 +131,7 @@ class Tuning:
     @property
     def tuning(self) -> Mask:
         """Answers that the choice was made by in the end."""
-        queries = np.any([fold.tuning for fold in self.folds], axis=0)
-        mask: Mask = queries[self.query]
+        mask: Mask = chosen_by(self.folds)[self.query]
         return mask
 
     def latency(self, answers: Mask) -> Floats:

@@ -3,7 +3,8 @@
 Lists hold what belongs to a query: ``rows`` and ``doc_ids`` of its candidates, rising by row, and for each stage, as
 ``<stage>/<column>``, scores and token counts of the same candidates and the work and seconds of each task. So a
 thousand candidates of three hundred queries are a few megabytes, and a stage's column is one array after reading.
-``handling_s`` is what the engine itself takes for each task: queue, threads and decisions.
+``handling_s`` is what the engine itself takes for each task: queue, threads and decisions; ``finish_s`` is what it has
+learned so far to keep back of a budget for handing over an answer.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class Header(_Record):
         format_version: of the file.
         cascade_version: that wrote it.
         machine: where the seconds were measured.
+        threads: that one task used.
         index: what was searched.
         depth: documents of each retriever that were recorded.
         settings: the top level of the recorded configuration, as JSON holds it.
@@ -82,6 +84,7 @@ class Header(_Record):
     format_version: Literal[1]
     cascade_version: str
     machine: str
+    threads: int = Field(ge=1)
     index: RecordedIndex
     depth: int = Field(ge=1)
     settings: dict[str, Any]
@@ -168,7 +171,7 @@ def _schema(header: Header) -> Any:
 
     ints, floats, seconds = pa.list_(pa.int32()), pa.list_(pa.float32()), pa.list_(pa.float64())
     fields = [("query_id", pa.string()), ("text", pa.string()), ("rows", ints), ("doc_ids", pa.list_(pa.string()))]
-    fields.append(("handling_s", pa.float64()))
+    fields += [("handling_s", pa.float64()), ("finish_s", pa.float64())]
     for unit in header.units:
         if unit.role == "retriever":
             fields += [(f"{unit.name}/rows", ints), (f"{unit.name}/scores", floats)]

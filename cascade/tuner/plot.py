@@ -22,7 +22,7 @@ def png(report: Report) -> bytes:
     except ImportError:
         raise InputError(
             "the PNG plot needs the package matplotlib; run `pip install 'cascade-ranking[tune]'`, "
-            "or look at front.html, which needs nothing"
+            "or look at the web page, which needs nothing"
         ) from None
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     FigureCanvasAgg(figure)

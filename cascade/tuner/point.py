@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from cascade.schema import Slack
+from cascade.index.manifest import digest
+from cascade.schema import CascadeConfig, Slack
 from cascade.stage import OnOverrun
 
 
@@ -49,21 +50,29 @@ class Point:
         rerankers: recorded rerankers in order.
         depths: documents that each of them receives, falling.
         limits: of time.
+        given: the configuration itself where it is not one of the space; then all else only describes it.
     """
 
     first: First
     rerankers: tuple[str, ...]
     depths: tuple[int, ...]
     limits: Limits
+    given: CascadeConfig | None = None
 
     @property
     def key(self) -> str:
         """Identifies the point."""
-        return json.dumps([self.first, self.rerankers, self.depths, self.limits])
+        parts = [self.first, self.rerankers, self.depths, self.limits]
+        if self.given is None:
+            return json.dumps(parts)
+        own = self.given.settings.model_dump(mode="json", exclude={"name"})
+        stages = [entry.settings.model_dump(mode="json") for entry in self.given.entries()]
+        return json.dumps([*parts, digest([own, stages])])
 
     def label(self) -> str:
         """For people: ``bm25+dense 400 > colbert 100 > cross-encoder 20, 50 ms``."""
-        found = "+".join(self.first.retrievers) + (f" {self.first.retrieve}" if self.first.retrieve else "")
+        found = "" if self.given is None else f"{self.given.settings.name}: "
+        found += "+".join(self.first.retrievers) + (f" {self.first.retrieve}" if self.first.retrieve else "")
         found += f" fusion {self.first.fusion + 1}" if self.first.fusion else ""
         budgets_ms = self.limits.stage_budgets_ms or (None,) * len(self.rerankers)
         chain = [
@@ -84,4 +93,5 @@ class Point:
             "rerankers": list(self.rerankers),
             "depths": list(self.depths),
             **self.limits._asdict(),
+            "given": None if self.given is None else self.given.settings.name,
         }

@@ -62,7 +62,7 @@ class Judgments:
         if unknown and not partial:
             raise InputError(
                 f"qrels: {len(unknown)} judged queries are not in {recording.source}, for example {unknown[0]!r}; "
-                f"record them, too, or pass --partial to leave their judgments out"
+                f"record them, too, or pass --partial (partial=True in Python) to leave their judgments out"
             )
         codes = {doc_id: code for code, doc_id in enumerate(recording.doc_ids)}
         relevance = [np.zeros(len(recording.rows[query]), np.int32) for query in range(len(recording))]

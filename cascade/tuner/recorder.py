@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from cascade.clock import Clock, Deadline, MonotonicClock
 from cascade.cost import CostModel, machine
-from cascade.engine import QueryRun
+from cascade.engine import FINISH_S, QueryRun
 from cascade.errors import InputError
 from cascade.executor import Executor
 from cascade.index import Index
@@ -38,6 +38,8 @@ from cascade.tuner.format import (
     read_table,
     write_table,
 )
+from cascade.tuner.handover import learn_finish_s
+from cascade.tuner.sameness import changed
 from cascade.types import Query, Rows, Scores
 
 CHUNK = 16
@@ -59,11 +61,13 @@ class Subject:
         cascade: the opened stages.
         config: where they come from.
         index: what they are open over.
+        threads: that one task uses.
     """
 
     cascade: OpenedCascade
     config: CascadeConfig
     index: RecordedIndex
+    threads: int
 
     @classmethod
     def open(cls, config: CascadeConfig, index: Index, threads: int) -> Subject:
@@ -76,7 +80,7 @@ class Subject:
         planned = plan(config)
         index.require_passages(planned.passages)
         cascade = LoadedStages(planned, Context(config.folder), threads).open_index(index)
-        return cls(cascade, config, described(index))
+        return cls(cascade, config, described(index), threads)
 
     def header(self, queries: Sequence[Query], depth: int) -> Header:
         """What the recording says of itself."""
@@ -84,6 +88,7 @@ class Subject:
             format_version=FORMAT_VERSION,
             cascade_version=cascade_version(),
             machine=machine(),
+            threads=self.threads,
             index=self.index,
             depth=depth,
             settings=self.config.settings.model_dump(mode="json"),
@@ -135,18 +140,18 @@ def record(
 
     Raises:
         InputError: no queries, or two of one id; ``out`` is there already; the interrupted work is of another
-            recording.
+            recording, or by other models.
         Whatever a stage raises: what cannot be scored cannot be recorded.
     """
     if len({query.query_id for query in queries}) != len(queries) or not queries:
         raise InputError(f"queries: expected at least one, with distinct ids, got {len(queries)}; give each its own id")
     if depth < 1:
         raise InputError(f"depth: expected at least 1 document of each retriever, got {depth}")
-    if out.exists() and not force:
-        raise InputError(f"{out}: expected no file of that name, found one; choose another, or replace it with --force")
+    require_new(out, force)
     header = subject.header(queries, depth)
     parts = _parts_folder(out, header, force)
     recorder = _Recorder(subject.cascade, depth, MonotonicClock() if clock is None else clock)
+    _require_same_models(parts, recorder, queries[0])
     paths = []
     for number, start in enumerate(range(0, len(queries), CHUNK)):
         chunk = queries[start : start + CHUNK]
@@ -158,6 +163,16 @@ def record(
     join_tables(paths, out)
     shutil.rmtree(parts)
     return header
+
+
+def require_new(out: Path, force: bool) -> None:
+    """Makes sure that no finished recording is lost.
+
+    Raises:
+        InputError: ``out`` is there and may not be replaced.
+    """
+    if out.exists() and not force:
+        raise InputError(f"{out}: expected no file of that name, found one; choose another, or replace it with --force")
 
 
 def _parts_folder(out: Path, header: Header, force: bool) -> Path:
@@ -176,6 +191,27 @@ def _parts_folder(out: Path, header: Header, force: bool) -> Path:
                 f"finish that one, or begin anew with --force"
             )
     return folder
+
+
+def _require_same_models(parts: Path, recorder: _Recorder, query: Query) -> None:
+    """Makes sure that the stages still score the first query as the parts say.
+
+    Raises:
+        InputError: a stage gives other scores.
+    """
+    first = parts / "part-000000.parquet"
+    if not first.exists():
+        return
+    table, header = read_table(first)
+    recorder.warm_up(query)
+    again: Columns = {}
+    recorder.query(query, again)  # batched as it was then, right after the warm-up
+    other = changed(header, table, again)
+    if other:
+        raise InputError(
+            f"{parts}: holds an interrupted recording by other models: {', '.join(other)} now score otherwise; "
+            f"bring back the models of then, or begin anew with --force"
+        )
 
 
 def _unit(stage: OpenedStage) -> RecordedUnit:
@@ -208,19 +244,22 @@ class _Recorder:
         self._wanted = min(depth * each, len(collection))
         self._sizes = itertools.cycle(BATCH_SIZES)
         self._warm = False
+        self._finish_s = FINISH_S / 2
 
     def warm_up(self, query: Query) -> None:
         """Runs everything once, if that has not been done: the first calls compile kernels and touch pages."""
         if not self._warm:
-            self._query(query, {})
+            self.query(query, {})
             self._warm = True
 
     def columns(self, queries: Sequence[Query]) -> Columns:
         """The columns of a part."""
         columns: Columns = {}
         for query in queries:
-            self._query(query, columns)
+            self.query(query, columns)
         columns["handling_s"] = [self._handling_s(queries[0])] * len(queries)
+        self._finish_s = learn_finish_s(self._cascade, queries, columns, self._finish_s, self._clock)
+        columns["finish_s"] = [self._finish_s] * len(queries)
         return columns
 
     def _handling_s(self, query: Query) -> float:
@@ -232,7 +271,8 @@ class _Recorder:
         run.result()  # raises what a stage raised
         return max(0.0, (run.trace.seconds - tally.seconds) / max(1, tally.tasks))
 
-    def _query(self, query: Query, columns: Columns) -> None:
+    def query(self, query: Query, columns: Columns) -> None:
+        """Appends what all stages say of a query, and what their tasks took."""
         first, *rerankers = self._cascade.stages
         found = [self._retrieve(stage, query, columns) for stage in first.retrievers or (first,)]
         if isinstance(first.opened, Fuser):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,13 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cascade.cost import CostProfile, Rates, Sample, fit
+from cascade.cost import CostProfile, Rates, Sample, fit, machine
 from cascade.errors import InputError
 from cascade.index import Index
 from cascade.stage import Role, Work
-from cascade.tuner.format import TASK_COLUMNS, Header, RecordedUnit, read_table
+from cascade.tuner.evaluated import pandas
+from cascade.tuner.format import TASK_COLUMNS, Header, RecordedUnit, queries_digest, read_table
 from cascade.tuner.recorder import described
 from cascade.types import Query
+
+logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
 
@@ -75,6 +79,7 @@ class Recording:
         doc_ids: every document that is a candidate of any query.
         units: by name.
         handling_s: seconds that the engine takes for each task besides the task itself.
+        finish_s: seconds that it keeps back of a budget for handing over the answer.
         source: where it came from, for messages.
     """
 
@@ -87,6 +92,7 @@ class Recording:
         doc_ids: Sequence[str],
         units: Mapping[str, UnitData],
         handling_s: float,
+        finish_s: float,
         source: str,
     ) -> None:
         self.header = header
@@ -96,6 +102,7 @@ class Recording:
         self.doc_ids = doc_ids
         self.units = units
         self.handling_s = handling_s
+        self.finish_s = finish_s
         self.source = source
         self.numbers = {query.query_id: number for number, query in enumerate(queries)}
 
@@ -120,19 +127,25 @@ class Recording:
         documents = Column(encoded.indices.to_numpy(zero_copy_only=False), rows.offsets)
         units = {unit.name: _unit_data(table, unit) for unit in header.units}
         handling_s = float(np.median(table["handling_s"].to_numpy()))
+        finish_s = float(table["finish_s"].to_numpy().max())  # learned anew after an interruption
         doc_ids = encoded.dictionary.to_pylist()
-        recording = cls(header, queries, rows, documents, doc_ids, units, handling_s, str(path))
+        recording = cls(header, queries, rows, documents, doc_ids, units, handling_s, finish_s, str(path))
         recording._check()
+        if header.machine != machine():
+            logger.warning(
+                "%s: recorded on %r, this is %r: latencies are those of the former", path, header.machine, machine()
+            )
         return recording
 
     def _check(self) -> None:
-        """Makes sure that columns of one thing are of one length, and that candidates can be looked up.
+        """Makes sure that the queries are those of the header, columns of one length, and candidates found in them.
 
         Raises:
             InputError: they are not.
         """
         candidates = len(self.rows.values)
         wrong = [] if len(self.documents.values) == candidates else ["doc_ids"]
+        wrong += [] if queries_digest(self.queries) == self.header.queries else ["query_id or text"]
         for name, data in self.units.items():
             if data.unit.role == "retriever":
                 pools = (np.isin(data.rows[q], self.rows[q]).all() for q in range(len(self)))
@@ -179,6 +192,30 @@ class Recording:
     @cached_property
     def _profiles(self) -> dict[float, CostProfile]:
         return {}
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with one row a candidate: query_id, doc_id, row, and by stage the score.
+
+        Scores are nan where a retriever did not find the candidate; a fuser has none.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        query_ids = [query.query_id for query in self.queries]
+        columns: dict[str, Any] = {
+            "query_id": np.repeat(np.array(query_ids, np.object_), np.diff(self.rows.offsets)),
+            "doc_id": np.array(self.doc_ids, np.object_)[self.documents.values],
+            "row": self.rows.values,
+        }
+        for name, data in self.units.items():
+            if data.unit.role == "retriever":
+                columns[name] = np.full(len(self.rows.values), np.nan, np.float32)
+                for query, start in enumerate(self.rows.offsets[:-1].tolist()):
+                    found = start + np.searchsorted(self.rows[query], data.rows[query])
+                    columns[name][found] = data.scores[query]
+            elif data.unit.role != "fuser":
+                columns[name] = data.scores.values
+        return pandas().DataFrame(columns)
 
     @cached_property
     def rates(self) -> dict[str, Rates]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,7 +20,7 @@ from cascade.cost import CostModel
 from cascade.errors import InputError
 from cascade.load import load_config
 from cascade.planner import Plan, plan
-from cascade.ranking import best_passages
+from cascade.ranking import best_passages, hits
 from cascade.registry import Registry
 from cascade.schema import CascadeConfig
 from cascade.simulator import Arrival, Record, Simulator, poisson
@@ -39,7 +39,7 @@ from cascade.tuner.stages import (
     open_recorded,
 )
 from cascade.tuner.swift import State, Swift
-from cascade.types import Qrel, Rows
+from cascade.types import Candidates, Qrel, Rows
 
 Config: TypeAlias = CascadeConfig | str | Path
 
@@ -125,6 +125,11 @@ class Replayer:
             return self._evaluate(config, planned, self._under_load(planned, cascade, load))
         return self._evaluate(config, planned, self._one_by_one(config, planned, cascade))
 
+    def answered(self, load: Load | None = None) -> npt.NDArray[np.int64]:
+        """int64 [n]: the number of the query that each answer of an evaluation is to."""
+        count = len(self.recording) if load is None else max(len(self.recording), LEAST_ARRIVALS)
+        return np.arange(count, dtype=np.int64) % len(self.recording)
+
     def by_engine(self, config: Config) -> Evaluation:
         """``run`` without any shortcut: the engine's own machinery for every query."""
         config, planned, cascade = self._open(config)
@@ -167,7 +172,8 @@ class Replayer:
         return self._costs[quantile]
 
     def _simulator(self, cascade: OpenedCascade, costs: CostModel, servers: int = 1) -> Simulator:
-        return Simulator(cascade, costs, RecordedSeconds(self.recording, self._meter, self._timing), servers=servers)
+        seconds = RecordedSeconds(self.recording, self._meter, self._timing)
+        return Simulator(cascade, costs, seconds, servers=servers, finish_s=self.recording.finish_s)
 
     def _by_engine(self, planned: Plan, cascade: OpenedCascade, query: int) -> _Answer:
         simulator = self._simulator(cascade, self._steady(planned.quantile))
@@ -177,7 +183,7 @@ class Replayer:
     def _under_load(self, planned: Plan, cascade: OpenedCascade, load: Load) -> list[_Answer]:
         costs = CostModel(self.recording.profile(planned.quantile))
         simulator = self._simulator(cascade, costs, load.servers)
-        count = max(len(self.recording), LEAST_ARRIVALS)
+        count = len(self.answered(load))
         rng = np.random.default_rng(load.seed)
         arrivals = poisson(self.recording.queries, load.rate, planned.budget_s, rng, count)
         records = sorted(simulator.run(arrivals), key=lambda record: record.arrival.at_s)
@@ -194,20 +200,30 @@ class Replayer:
             for stage, part in zip(planned.stages, trace.stages, strict=False)
         )
         best = best_passages(record.order, self._collection, planned.stages[-1].top_k)
-        rows = best.rows[:0] if failed else best.rows
+        rows = best.rows[:0] if failed else self._probable(best, planned)
         scored = [part.scored for part in trace.stages] + nothing[len(trace.stages) :]
         spent = [part.seconds for part in trace.stages] + [0.0] * len(nothing[len(trace.stages) :])
         seconds = record.answered_s - record.arrival.at_s
         return _Answer(query, rows, seconds, trace.degraded, failed, scored, spent)
 
     def _from_state(self, state: State, query: int, planned: Plan) -> _Answer:
-        positions, top_k = state.candidates.rows, planned.stages[-1].top_k
+        found, top_k = state.candidates, planned.stages[-1].top_k
         if not self._collection.one_passage_each:
-            documents = self.recording.documents[query][positions]
+            documents = self.recording.documents[query][found.rows]
             _, first = np.unique(documents, return_index=True)
-            positions = positions[np.sort(first)]
-        rows = self.recording.rows[query][positions[:top_k]]
+            found = found[np.sort(first)]
+        best = found[:top_k]
+        rows = self._probable(replace(best, rows=self.recording.rows[query][best.rows]), planned)
         return _Answer(query, rows, state.now, state.degraded, False, state.scored, state.spent)
+
+    def _probable(self, best: Candidates, planned: Plan) -> Rows:
+        """The rows of an answer, without those whose stage says ``min_probability`` and holds them less probable."""
+        settings = [stage.settings for stage in planned.stages]
+        if all(stage.min_probability is None for stage in settings):
+            return best.rows
+        kept = {hit.doc_id for hit in hits(best, self._collection, settings)}
+        rows: Rows = best.rows[[doc_id in kept for doc_id in self._collection.doc_ids(best.rows)]]
+        return rows
 
     def _evaluate(self, config: CascadeConfig, planned: Plan, answers: Sequence[_Answer]) -> Evaluation:
         query = np.array([answer.query for answer in answers], np.int64)
@@ -242,6 +258,7 @@ def replay(
     measures: Sequence[str] = ("nDCG@10",),
     *,
     load: Load | None = None,
+    partial: bool = False,
 ) -> Evaluation:
     """Replays one configuration; for many over one recording, keep a ``Replayer``.
 
@@ -251,9 +268,10 @@ def replay(
         qrels: judgments of recorded queries; without, only times are measured.
         measures: names of measures.
         load: how queries come; one after the other by default.
+        partial: leave out judgments of queries that were not recorded.
 
     Raises:
         As ``Replayer.run``, and InputError when the judgments are of other queries.
     """
-    judgments = Judgments.of(qrels, recording) if qrels else None
+    judgments = Judgments.of(qrels, recording, partial=partial) if qrels else None
     return Replayer(recording, judgments, measures).run(config, load)

@@ -13,7 +13,7 @@ from cascade.registry import Registry
 from cascade.schema import CascadeConfig, StageEntry
 from cascade.tuner.choice import Goal
 from cascade.tuner.front import FrontPoint
-from cascade.tuner.tuning import BUDGETS_MS, Tuned, Worth
+from cascade.tuner.tuning import Tuned, Worth, budgets_ms
 
 LITTLE = 0.002
 """Quality that nobody would pay for."""
@@ -73,7 +73,24 @@ def _comments(tuned: Tuned) -> list[str]:
         f"({chosen.low:.3f} to {chosen.high:.3f} at {goal.confidence:.0%} confidence), "
         f"p{goal.percentile:g} {chosen.validated_ms:.1f} ms.",
         f"Recorded on {header.machine}, {header.index.documents} documents.",
+        *_warnings(tuned),
     ]
+
+
+def _warnings(tuned: Tuned) -> list[str]:
+    """What stands between the chosen cascade and the budget."""
+    goal, chosen, lines = tuned.tuning.goal, tuned.chosen, []
+    if chosen.validated_ms > goal.budget_ms:
+        lines.append(
+            f"Warning: on queries that it was not chosen by, its p{goal.percentile:g} is {chosen.validated_ms:.1f} ms, "
+            f"above {goal.budget_ms:g} ms; ask for less, or record more queries."
+        )
+    if tuned.config.settings.budget_ms is None:
+        lines.append(
+            "Warning: it has no budget_ms, so that nothing ends a slow query; state one, here or with each query, "
+            "where answers must be on time."
+        )
+    return lines
 
 
 def _settings(entry: StageEntry) -> dict[str, Any]:
@@ -133,6 +150,7 @@ def summary(tuned: Tuned) -> list[str]:
         "",
         f"For {goal.budget_ms:g} ms at p{goal.percentile:g}: {chosen.label}",
         f"  {_figures(chosen, goal)}",
+        *(f"  {warning}" for warning in _warnings(tuned)),
         "",
         f"What a p{goal.percentile:g} of so many milliseconds buys:",
         *_buys(tuned),
@@ -146,7 +164,7 @@ def summary(tuned: Tuned) -> list[str]:
 
 def _buys(tuned: Tuned) -> list[str]:
     lines = []
-    for budget_ms in sorted({*BUDGETS_MS, tuned.tuning.goal.budget_ms}):
+    for budget_ms in budgets_ms(tuned.tuning.goal.budget_ms):
         if budget_ms < tuned.front.points[0].latency_ms:
             lines.append(
                 f"  {budget_ms:6g} ms  nothing: the fastest cascade takes {tuned.front.points[0].latency_ms:.3g}"
@@ -158,6 +176,9 @@ def _buys(tuned: Tuned) -> list[str]:
 
 
 def _verdict(worth: Worth, goal: Goal) -> str:
+    if worth.gain is None or worth.low is None or worth.high is None:
+        advice = "always there: every cascade" if worth.chosen else "does not fit: no cascade"
+        return f"{worth.stage}: {advice} that meets {goal.budget_ms:g} ms has it"
     interval = f"{worth.gain:+.3f} {goal.measure} ({worth.low:+.3f} to {worth.high:+.3f})"
     if worth.high < 0:
         advice = "drop it; cascades with it are worse"

@@ -31,12 +31,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cascade.errors import ConfigError, InputError, Problem
 from cascade.explain import explain
+from cascade.planner import plan
 from cascade.registry import Registry
 from cascade.schema import CascadeConfig, CascadeSettings, Slack, StageEntry
 from cascade.stage import OnOverrun, StageSettings, Work
 from cascade.tuner.format import RecordedUnit
 from cascade.tuner.point import First, Limits, Point
 from cascade.tuner.recording import ACTION, Recording
+from cascade.tuner.stages import Meter, RecordedCollection, find_unit, open_recorded
 from cascade.yamltree import parse_yaml, render
 
 DEPTHS = (10, 20, 50, 100, 200, 500, 1000)
@@ -179,6 +181,8 @@ class SearchSpace:
 
     def config(self, point: Point, name: str = "tuned") -> CascadeConfig:
         """The configuration of a point, checked like one from a file but for what only its models can tell."""
+        if point.given is not None:
+            return replace(point.given, settings=point.given.settings.model_copy(update={"name": name}))
         limits, recorded = point.limits, self.recording.header
         top = {"name": name, "budget_ms": limits.budget_ms, "slack": limits.slack, "on_overrun": limits.on_overrun}
         settings = CascadeSettings.model_validate_json(json.dumps({**recorded.settings, **top}))
@@ -193,6 +197,43 @@ class SearchSpace:
             changes = {"top_k": top_k, "budget_ms": own_ms, "combine": _combination(unit, names)}
             stages.append(self._entry(unit, changes))
         return CascadeConfig(self.source, Path(), settings, tuple(stages))
+
+    def seed(self, config: CascadeConfig) -> Point:
+        """A configuration of recorded stages as a point to try, whether or not the space has it.
+
+        Raises:
+            InputError: a stage was not recorded, or not deeply enough.
+        """
+        planned = plan(config)
+        open_recorded(self.recording, planned, config, Meter(), RecordedCollection(self.recording))
+        names = {
+            unit.name: find_unit(self.recording, unit, config.source).unit.name
+            for unit in planned.units()
+            if unit.role != "fuser"
+        }
+        first, *rerankers = config.stages
+        retrievers = first.retrievers or (first,)
+        retrieve = max((entry.settings.top_k for entry in first.retrievers), default=0)
+        found = First(tuple(names[entry.settings.name] for entry in retrievers), retrieve)
+        chain = tuple(names[entry.settings.name] for entry in rerankers)
+        depths = tuple(entry.settings.top_k for entry in config.stages[:-1])
+        top, budgets_ms = config.settings, tuple(entry.settings.budget_ms for entry in rerankers)
+        return Point(found, chain, depths, Limits(top.budget_ms, budgets_ms, top.slack, top.on_overrun), config)
+
+    def recorded(self) -> CascadeConfig:
+        """The configuration that was recorded, as one cascade."""
+        header, entries = self.recording.header, []
+        inner: list[StageEntry] = []
+        for unit in header.units:
+            entry = self._entry(unit, unit.settings)
+            if unit.role == "fuser":
+                entry, inner = replace(entry, retrievers=tuple(inner)), []
+            if unit.role == "retriever":
+                inner.append(entry)
+            else:
+                entries.append(entry)
+        settings = CascadeSettings.model_validate_json(json.dumps(header.settings))
+        return CascadeConfig(self.recording.source, Path(), settings, (*inner, *entries))
 
     def _first(self, first: First, top_k: int) -> StageEntry:
         units = [self.recording.header.unit(name) for name in first.retrievers]

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade.errors import InputError
-from cascade.index.manifest import digest
+from cascade.index.manifest import cascade_version, digest
 from cascade.schema import CascadeConfig
 from cascade.tuner.evaluated import Evaluation, percentile_ms
 from cascade.tuner.point import Point
@@ -146,17 +146,22 @@ class Journal:
     def _read(self, path: Path, first: str) -> None:
         whole = path.read_bytes()
         end = whole.rfind(b"\n") + 1
-        lines = whole[:end].decode().splitlines()  # what follows the last line break was cut off by an interruption
+        lines = (
+            whole[:end].decode(errors="replace").splitlines()
+        )  # what follows the last line break was cut off by an interruption
         if not lines or lines[0] != first:
             raise InputError(
-                f"{path}: holds trials of another recording, or by other judgments, fusions, measure or load; "
-                f"remove it, or write to another --out"
+                f"{path}: holds trials of another recording or version, or by other judgments, fusions, measure or "
+                f"load; remove it, or write to another --out"
             )
-        for line in lines[1:]:
-            entry = json.loads(line)
-            seconds = np.array([np.inf if value is None else value for value in entry["seconds"]])
-            quality = np.array([np.nan if value is None else value for value in entry["quality"]])
-            self.trials[entry["point"]] = quality, seconds
+        for number, line in enumerate(lines[1:], start=2):
+            try:
+                entry = json.loads(line)
+                seconds = [np.inf if value is None else float(value) for value in entry["seconds"]]
+                quality = [np.nan if value is None else float(value) for value in entry["quality"]]
+                self.trials[entry["point"]] = np.array(quality), np.array(seconds)
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{path}:{number}: the journal is damaged: {error!r}; remove that line") from error
         if end < len(whole):
             path.write_bytes(whole[:end])
 
@@ -183,6 +188,7 @@ def header(replayer: Replayer, space: SearchSpace, measure: str, load: Load | No
     judgments, recording = replayer.judgments, replayer.recording
     seconds = [float(data.tasks.values.sum()) for data in recording.units.values()]
     return {
+        "cascade_version": cascade_version(),
         "recording": digest([recording.header.model_dump(mode="json"), seconds]),
         "qrels": digest([] if judgments is None else [list(qrel) for qrel in judgments.qrels]),
         "space": digest([space.settings.fusions, space.settings.top_k]),
@@ -198,6 +204,8 @@ def explore(
     *,
     trials: int,
     percentile: float,
+    answers: npt.NDArray[np.bool_],
+    seeds: Sequence[Point] = (),
     sampler: Sampler = "tpe",
     seed: int = 0,
     progress: Progress = lambda done, total: None,
@@ -210,6 +218,8 @@ def explore(
         journal: of what was tried already.
         trials: at most; a space of no more cascades is tried whole.
         percentile: of the latency, which an optimiser weighs against the quality.
+        answers: bool [n], those of a trial that an optimiser may go by; the others stay unseen.
+        seeds: points to try in any case and first, besides those of the space.
         sampler: tpe: tree-structured Parzen estimators (Bergstra et al., NIPS 2011); nsga2: a genetic algorithm (Deb
             et al., 2002). Either looks for the whole front.
         seed: of the sampler.
@@ -218,12 +228,14 @@ def explore(
     Raises:
         InputError: an optimiser is needed and not installed.
     """
+    given = list({point.key: point for point in seeds}.values())
+    _try(given, workers, journal, lambda done, total: None, len(given))
     if space.size <= trials:
         points = list(space.points())
         _try(points, workers, journal, progress, len(points))
     else:
-        points = _optimise(workers, space, journal, trials, percentile, sampler, seed, progress)
-    return [Trial(point, *journal.trials[point.key]) for point in points]
+        points = _optimise(workers, space, journal, trials, percentile, answers, sampler, seed, progress)
+    return [Trial(point, *journal.trials[point.key]) for point in [*points, *given]]
 
 
 def _try(points: Sequence[Point], workers: Workers, journal: Journal, progress: Progress, total: int) -> None:
@@ -241,6 +253,7 @@ def _optimise(
     journal: Journal,
     trials: int,
     percentile: float,
+    answers: npt.NDArray[np.bool_],
     sampler: Sampler,
     seed: int,
     progress: Progress,
@@ -263,7 +276,8 @@ def _optimise(
         _try(new, workers, journal, lambda now, total, done=done: progress(done + now, trials), len(new))  # type: ignore[misc]
         for trial, point in zip(round_, chosen, strict=True):
             if point.key in points:
-                study.tell(trial, _objectives(*journal.trials[point.key], percentile))
+                quality, seconds = journal.trials[point.key]
+                study.tell(trial, _objectives(quality[answers], seconds[answers], percentile))
             else:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
     logger.info("the optimiser asked for %d cascades, %d of them different", asked, len(points))

@@ -99,8 +99,9 @@ class Swift:
             raise Unknown("only the engine replays it")
         self._cascade = cascade
         deadline_s = plan.budget_s
-        self._end = deadline_s - FINISH_S
-        self._expires = deadline_s - FINISH_S / 2
+        answer_by = deadline_s - shared.recording.finish_s
+        self._end = answer_by - FINISH_S / 2
+        self._expires = max(0.0, answer_by)
         self._handling_s = shared.recording.handling_s
         self._finder = Finder(cascade, costs, shared, units, self._expires)
         self._parts = [self._part(stage, number) for number, stage in enumerate(cascade.stages) if number > 0]

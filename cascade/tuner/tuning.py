@@ -10,7 +10,7 @@ import numpy as np
 
 from cascade.evaluation import bootstrap_interval, parse_measures
 from cascade.schema import CascadeConfig
-from cascade.tuner.choice import Goal, Tuning, split
+from cascade.tuner.choice import Goal, Tuning, chosen_by, split
 from cascade.tuner.front import FrontPoint, ParetoFront
 from cascade.tuner.quality import Judgments
 from cascade.tuner.recording import Recording
@@ -21,6 +21,11 @@ from cascade.types import Qrel
 
 TRIALS = 1500
 BUDGETS_MS = (25.0, 50.0, 100.0, 200.0)
+
+
+def budgets_ms(asked_ms: float) -> list[float]:
+    """Budgets to try cascades under, and to say what they buy: the usual ones and the one asked for."""
+    return sorted({*BUDGETS_MS, asked_ms})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +53,17 @@ class Worth:
 
     Args:
         stage: its name.
-        gain: mean quality of the best cascade with it minus that of the best without, on queries left out.
-        low, high: confidence interval of the gain.
         chosen: whether the chosen cascade has it.
+        gain: mean quality of the best cascade with it minus that of the best without, on queries left out; None where
+            all cascades within the budget have it, or none has.
+        low, high: confidence interval of the gain, or None.
     """
 
     stage: str
-    gain: float
-    low: float
-    high: float
     chosen: bool
+    gain: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,7 @@ def tune(
     load: Load | None = None,
     effort: Effort | None = None,
     partial: bool = False,
+    seeds: Sequence[CascadeConfig] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tuned:
     """The best cascade over recorded stages for a budget, and all others that are best for theirs.
@@ -115,19 +122,23 @@ def tune(
         load: how queries come; one after the other by default.
         effort: how to search.
         partial: leave out judgments of queries that were not recorded.
+        seeds: cascades to try in any case, such as hand-written ones; the space need not have them.
         progress: told how many of how many cascades were tried.
 
     Raises:
-        InputError: the judgments do not fit, there are too few, or no cascade meets the budget.
+        InputError: the judgments do not fit, there are too few, a seed was not recorded, or no cascade meets the
+            budget.
     """
     effort = Effort() if effort is None else effort
     (measure,) = map(repr, parse_measures([goal.measure]))
     judgments = Judgments.of(qrels, recording, partial=partial)
     goal.require_queries(int(judgments.judged.sum()))
     if space is None:
-        space = SearchSpace.of(recording, budgets_ms=[goal.budget_ms])
+        space = SearchSpace.of(recording, budgets_ms=budgets_ms(goal.budget_ms))
+    given = [space.seed(config) for config in seeds]
     replayer = Replayer(recording, judgments, (measure,), registry=space.registry)
     journal = Journal(effort.journal, header(replayer, space, measure, load))
+    folds, answered = split(judgments.judged, effort.seed, goal.enough), replayer.answered(load)
     with Workers(replayer, space, measure, load, effort.processes) as workers:
         trials = explore(
             workers,
@@ -135,12 +146,13 @@ def tune(
             journal,
             trials=effort.trials,
             percentile=goal.percentile,
+            answers=chosen_by(folds)[answered],
+            seeds=given,
             sampler=effort.sampler,
             seed=effort.seed,
             progress=progress,
         )
-    answered = replayer.run(space.config(trials[0].point), load).query
-    tuning = Tuning(trials, answered, split(judgments.judged, effort.seed), goal)
+    tuning = Tuning(trials, answered, folds, goal)
     front = tuning.front()
     chosen = front.within(goal.budget_ms)
     config = space.config(trials[chosen.details["trial"]].point)
@@ -155,12 +167,15 @@ def _worth(recording: Recording, tuning: Tuning, chosen: FrontPoint) -> tuple[Wo
     for unit in recording.header.units:
         parts = [{*trial.point.first.retrievers, *trial.point.rerankers} for trial in tuning.trials]
         has = np.array([unit.name in names for names in parts])
-        fits = latency <= budget_ms
-        if unit.role == "fuser" or not (has & fits).any() or not (~has & fits).any():
+        fits, is_chosen = latency <= budget_ms, unit.name in {*point.first.retrievers, *point.rerankers}
+        if unit.role == "fuser":
+            continue
+        if has[fits].all() or not has[fits].any():
+            found.append(Worth(unit.name, is_chosen))
             continue
         with_it, _ = tuning.validated(budget_ms, has)
         without, _ = tuning.validated(budget_ms, ~has)
         low, high = bootstrap_interval(with_it - without, confidence=tuning.goal.confidence, samples=2000)
         gain = float((with_it - without).mean())
-        found.append(Worth(unit.name, gain, low, high, unit.name in {*point.first.retrievers, *point.rerankers}))
+        found.append(Worth(unit.name, is_chosen, gain, low, high))
     return tuple(found)

@@ -15,6 +15,8 @@ from cascade.demo import gather, load_questions
 from cascade.load import parse_config
 from cascade.planner import plan
 from cascade.registry import Registry
+from cascade.training import Progress, Trainer, TrainingReport, trainer
+from stages.training import DistillSettings, TrainSettings
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
@@ -66,6 +68,29 @@ def test_commands_run_in_order_and_then_the_python(
     assert "csv." in shown
     assert "['hotels in Rome'," in shown
     assert Path("out.trec").read_text() != Path("run.trec").read_text()
+
+
+def test_commands_that_train_have_flags_and_recipes_that_fit(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are read, but nothing is trained, which would take hours."""
+    monkeypatch.chdir(folder)
+    read = []
+
+    def without_training(name: str) -> Trainer:
+        def run(settings: TrainSettings | DistillSettings, told: Progress) -> TrainingReport:
+            read.append((name, settings))
+            return TrainingReport(settings.out, {})
+
+        return Trainer(trainer(name).settings, run)
+
+    monkeypatch.setattr("cascade.cli.training.trainer", without_training)
+    lines = re.findall(r"^cascade (?:train|distill) .*$", README, flags=re.MULTILINE)
+    assert len(lines) >= 4
+    for line in lines:
+        assert run_command(shlex.split(line)[1:]) == 0, f"{line}: {capsys.readouterr().err}"
+    assert [name for name, _ in read] == [line.split()[1] for line in lines]
+    assert {settings.kind for _, settings in read} >= {"cross-encoder", "colbert", "distilbert"}
 
 
 def test_the_stage_of_the_readme_is_a_full_citizen(tmp_path: Path) -> None:

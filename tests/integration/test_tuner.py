@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,12 @@ import pytest
 
 from cascade.api import Cascade, index_corpus
 from cascade.cli.app import EXIT_INPUT, EXIT_USAGE, run_command
+from cascade.errors import InputError
 from cascade.index import Index
 from cascade.io import read_corpus, read_qrels
 from cascade.load import load_config, parse_config
 from cascade.planner import plan
-from cascade.tuner import Recording, Replayer, replay
+from cascade.tuner import Recording, Replayer, Subject, record, replay
 from cascade.types import Query
 from tests.integration.conftest import Small
 
@@ -94,17 +96,50 @@ def test_tuning_writes_a_cascade_that_runs_and_a_page_and_a_picture(
     assert tune(judged, out, *arguments, "--threads", "1") == 0
     said = capsys.readouterr().out
     assert "What a p80 of so many milliseconds buys" in said
-    report = json.loads((tmp_path / "front.json").read_text())
+    report = json.loads((tmp_path / "tuned.front.json").read_text())
     tuned = load_config(out)
     evaluation = replay(Recording.load(judged.recording), tuned, read_qrels(judged.qrels))
     assert evaluation.mean("nDCG@10") > 0.5
     assert report["chosen"] in said
-    assert {"front.html", "front.png", "verified.json"} <= {path.name for path in tmp_path.iterdir()}
-    for verified in json.loads((tmp_path / "verified.json").read_text()):
+    assert {"tuned.front.html", "tuned.front.png", "tuned.verified.json"} <= {path.name for path in tmp_path.iterdir()}
+    for verified in json.loads((tmp_path / "tuned.verified.json").read_text()):
         if " ms" not in verified["label"]:  # without a limit the ranking does not depend on the machine
             assert verified["measured"] == pytest.approx(verified["predicted"], abs=1e-9)
     with Cascade.from_yaml(out, index=judged.small.index) as engine:
         assert len(engine.search("configure logging to a file", budget_ms=None)) > 0
+
+
+def test_results_of_several_budgets_lie_in_one_folder_whatever_becomes_of_the_file(
+    judged: Judged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text("rerankers: [[]]\nbudgets_ms: [null]\n")
+    assert tune(judged, tmp_path / "fast.yaml", "--budget-ms", "4000", "--space", str(space)) == 0
+
+    def refused(*given: object) -> str:
+        raise InputError("not valid there")
+
+    monkeypatch.setattr("cascade.cli.tune.tuned_yaml", refused)
+    assert tune(judged, tmp_path / "slow.yaml", "--budget-ms", "5000", "--space", str(space)) == EXIT_INPUT
+    assert "For 5000 ms at p80" in capsys.readouterr().out
+    for name, budget_ms in (("fast", 4000), ("slow", 5000)):
+        assert json.loads((tmp_path / f"{name}.front.json").read_text())["goal"]["budget_ms"] == budget_ms
+        assert {f"{name}.front.html", f"{name}.front.png"} <= {path.name for path in tmp_path.iterdir()}
+    assert (tmp_path / "fast.yaml").exists()
+    assert not (tmp_path / "slow.yaml").exists()
+
+
+def test_the_recorded_cascade_itself_is_tried_unless_a_space_is_given(judged: Judged, tmp_path: Path) -> None:
+    config, space, recording = tmp_path / "words.yaml", tmp_path / "space.yaml", tmp_path / "T.parquet"
+    config.write_text("version: 1\nname: words\nbudget_ms: 900\nstages:\n  - {name: bm25, kind: bm25, top_k: 37}\n")
+    space.write_text("budgets_ms: [null]\n")
+    given = ["--config", str(config), "--index", str(judged.small.index), "--queries", str(judged.queries)]
+    assert run_command(["record", *given, "--out", str(recording), "--threads", "1"]) == 0
+    own = dataclasses.replace(judged, recording=recording)
+    for name, options in (("all", []), ("some", ["--space", str(space)])):
+        assert tune(own, tmp_path / f"{name}.yaml", "--budget-ms", "5000", *options) == 0
+        tried = json.loads((tmp_path / f"{name}.front.json").read_text())["tried"]
+        assert ("words: bm25, 900 ms" in [trial["label"] for trial in tried]) == (name == "all")
 
 
 def test_a_recording_of_another_index_is_refused(
@@ -112,12 +147,51 @@ def test_a_recording_of_another_index_is_refused(
 ) -> None:
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("".join(judged.small.corpus.read_text().splitlines(keepends=True)[:20]))
-    config = tmp_path / "bm25.yaml"
-    config.write_text("version: 1\nname: small\nstages:\n  - {name: bm25, kind: bm25, top_k: 10}\n")
-    index_corpus(load_config(config), read_corpus(corpus), tmp_path / "index")
+    index_corpus(load_config(bm25_only(tmp_path, 10)), read_corpus(corpus), tmp_path / "index")
     code = tune(judged, tmp_path / "t.yaml", "--budget-ms", "50", "--index", str(tmp_path / "index"))
     assert code == EXIT_INPUT
     assert "give the index that was recorded, or record this one" in capsys.readouterr().err
+
+
+def bm25_only(folder: Path, top_k: int) -> Path:
+    config = folder / "bm25.yaml"
+    config.write_text(f"version: 1\nname: small\nstages:\n  - {{name: bm25, kind: bm25, top_k: {top_k}}}\n")
+    return config
+
+
+def test_twice_as_many_documents_are_recorded_as_a_retriever_finds(
+    judged: Judged, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "T.parquet"
+    arguments = ["--config", str(bm25_only(tmp_path, 7)), "--index", str(judged.small.index), "--out", str(out)]
+    assert run_command(["record", *arguments, "--queries", str(judged.queries)]) == 0
+    assert Recording.load(out).header.depth == 14
+    assert "takes up to 14 documents from a retriever" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_interrupted_recording_goes_on_with_the_same_models_loaded_anew(judged: Judged, tmp_path: Path) -> None:
+    asked = [Query(key, text) for key, (text, _) in questions(judged.small).items()]
+
+    def interrupt(done: int, total: int) -> None:
+        if done < total:
+            raise KeyboardInterrupt
+
+    def subject() -> Subject:
+        return Subject.open(load_config(judged.small.config), Index.open(judged.small.index), threads=1)
+
+    with pytest.raises(KeyboardInterrupt):
+        record(subject(), asked, tmp_path / "T.parquet", depth=20, progress=interrupt)
+    record(subject(), asked, tmp_path / "T.parquet", depth=20)
+    assert len(Recording.load(tmp_path / "T.parquet")) == len(asked)
+
+
+def test_an_existing_recording_is_refused_before_anything_is_loaded(
+    judged: Judged, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--config", str(bm25_only(tmp_path, 7)), "--index", str(tmp_path / "no-index")]
+    arguments += ["--queries", str(judged.queries), "--out", str(judged.recording)]
+    assert run_command(["record", *arguments]) == EXIT_INPUT
+    assert "found one; choose another, or replace it with --force" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ class Recorded:
         )
 
         self.recording.handling_s = 0.00013  # under a virtual clock the engine itself takes no time
+        self.recording.finish_s = 0.0021  # nor does it learn to keep back more than the least
         self._replayers: dict[str, Replayer] = {}
 
     def replayer(self, timing: Timing = "recorded") -> Replayer:
@@ -152,6 +153,29 @@ def test_what_was_scored_in_vain_by_a_stage_that_skips_is_forgotten_alike(made: 
         partly += int((evaluation.degraded & (evaluation.scored["quick"] > 0)).sum())
         assert replayer.rankings(config) == replayer.rankings(config, by_engine=True)
     assert partly > 0
+
+
+@pytest.mark.parametrize("budget_ms", [None, 30])
+def test_what_is_too_improbable_is_left_out_alike(made: Recorded, budget_ms: int | None) -> None:
+    """Also where the time was short, so that some documents keep the score of an earlier stage."""
+    retrievers = [{**one, "top_k": 80} for one in (WORDS, MEANING)]
+    fusion = {"name": "hybrid", "kind": "fusion", "top_k": 60, "retrievers": retrievers}
+    quick = {**QUICK, "top_k": 40, "probability": {"platt": {"a": 2.0, "b": -1.0}}, "min_probability": 0.45}
+    slow = {**SLOW, "top_k": 15, "probability": {"platt": {"a": 3.0, "b": -3.0}}, "min_probability": 0.5}
+    top = {"version": 1, "name": "probable", "budget_ms": budget_ms, "stages": [fusion, quick, slow]}
+    config = config_of(json.dumps(top), made.machine)
+    replayed = made.replayer().rankings(config)
+    assert replayed == made.replayer().rankings(config, by_engine=True)
+    assert 0 < sum(map(len, replayed.values())) < 15 * len(replayed)
+    if budget_ms is None:
+        live = opened(config, PASSAGES, made.per_document)
+        clock, costs = made.machine.clock, SteadyCosts(made.recording.profile(0.99))
+        for query in made.recording.queries:
+            run = QueryRun(live, query, clock=clock, deadline=Deadline.never(), costs=costs)
+            task = run.start()
+            while task is not None:
+                task = run.advance(Outcome(task.call(), None, clock.now(), clock.now()))
+            assert replayed[query.query_id] == [hit.doc_id for hit in run.result()]
 
 
 def test_stages_that_stop_early_are_replayed_alike(made: Recorded) -> None:

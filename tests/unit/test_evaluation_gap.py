@@ -95,6 +95,20 @@ def test_time_of_a_fusion_holds_that_of_its_inputs() -> None:
     assert report.stages[2].latency_ms.mean == pytest.approx(4.0)
 
 
+def test_time_until_the_end_of_a_stage_is_added_up_query_by_query() -> None:
+    slow_first = {query_id: (9.0 if number == 0 else 1.0) / 1000 for number, query_id in enumerate(QUERIES)}
+    slow_last = {query_id: (9.0 if number == 9 else 1.0) / 1000 for number, query_id in enumerate(QUERIES)}
+    first, last = replace(BM25, seconds=slow_first), replace(GOOD, seconds=slow_last)
+    report = gap_report(staged(first, last), QRELS)
+    until, own = report.stages[1].until_end_ms, report.stages[1].latency_ms
+    assert (until.mean, until.p50, until.p95, until.p99) == pytest.approx((3.6, 2.0, 10.0, 10.0))
+    assert (own.mean, own.p50, own.p95, own.p99) == pytest.approx((1.8, 1.0, 9.0, 9.0))
+    assert report.stages[1].to_json()["elapsed_ms"] == until.mean
+    assert report.stages[1].to_json()["until_end_ms"] == until.to_json()
+    (table,) = [table for table in gap_tables(report) if table.title.startswith("Time until the end")]
+    assert table.rows == (("bm25", "1.00", "9.00", "9.00"), ("good_reranker", "2.00", "10.00", "10.00"))
+
+
 def test_cuts_show_their_ceiling_and_what_they_lose() -> None:
     report = gap_report(staged(BM25, GOOD, BAD), QRELS)
     assert [s.recall_ceiling for s in report.stages] == [1.0, 0.5, 0.5]

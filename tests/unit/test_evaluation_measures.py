@@ -1,7 +1,9 @@
 import math
 import random
+from collections.abc import Iterator
 
 import ir_measures
+import numpy as np
 import pytest
 
 from cascade.errors import InputError
@@ -57,6 +59,28 @@ def test_order_of_the_list_is_the_ranking_even_where_trec_eval_would_break_ties_
 def test_names_are_normalised_and_kept_once() -> None:
     measures = parse_measures(["MRR@10", " RR@10", "P(rel=2)@5", "nDCG(gains={1: 3})", "IPrec@0.5"])
     assert [repr(measure) for measure in measures] == ["RR@10", "P(rel=2)@5", "nDCG(gains={1:3})", "IPrec@0.5"]
+
+
+def test_measures_of_a_package_that_is_not_installed_say_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    for provider in (ir_measures.cwl_eval, ir_measures.pyndeval):
+        monkeypatch.setattr(provider, "_is_available", False)
+    with pytest.raises(InputError, match=r"run `pip install 'ir-measures\[cwl_eval\]'`, or choose for example"):
+        parse_measures(["RBP(rel=1)"])
+    with pytest.raises(InputError, match=r"run `pip install 'ir-measures\[pyndeval\]'`, or choose for example"):
+        parse_measures(["alpha_nDCG@10"])
+
+
+def test_measures_of_an_installed_package_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Halves(ir_measures.providers.Evaluator):  # type: ignore[misc]
+        def _iter_calc(self, run: object) -> Iterator[ir_measures.Metric]:
+            for measure in self.measures:
+                yield ir_measures.Metric(query_id="a", measure=measure, value=np.float64(0.5))
+
+    monkeypatch.setattr(ir_measures.cwl_eval, "_is_available", True)
+    monkeypatch.setattr(ir_measures.cwl_eval, "_evaluator", lambda measures, qrels: Halves(measures, set("abc")))
+    values = evaluate({"a": ["d1"]}, QRELS, ["RBP(rel=1)", "P@1"]).by_query
+    assert values == {"RBP(rel=1)": {"a": 0.5, "b": 0.0, "c": 0.0}, "P@1": {"a": 1.0, "b": 0.0, "c": 0.0}}
+    assert type(values["RBP(rel=1)"]["a"]) is float
 
 
 @pytest.mark.parametrize(

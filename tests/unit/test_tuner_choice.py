@@ -68,6 +68,16 @@ def test_a_percentile_needs_queries_in_the_tail(percentile: float, confidence: f
         goal.require_queries(needed - 1)
 
 
+def test_either_half_is_large_enough_for_the_percentile() -> None:
+    goal = Goal(50)
+    for count in (59, 100, 117, 118, 200):
+        folds = split(np.ones(count, np.bool_), enough=goal.enough)
+        reported = np.sum([fold.validation for fold in folds], axis=0)
+        assert reported.sum() >= goal.queries_needed == 59
+        assert len(folds) == (1 if count >= 118 else 5)
+    assert Goal(50, 75, confidence=0.8).enough == ENOUGH
+
+
 @pytest.mark.parametrize("wrong", [{"budget_ms": 0}, {"percentile": 100}, {"confidence": 1.0}, {"budget_ms": np.nan}])
 def test_a_goal_out_of_range_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cascade.engine import FINISH_S
 from cascade.errors import InputError
-from cascade.tuner import Recording, record
+from cascade.tuner import Load, Recording, Replayer, record
 from cascade.tuner.format import queries_digest
 from cascade.tuner.recorder import CHUNK
+from cascade.tuner.sameness import agree
 from cascade.types import Query
-from tests.tuner_for_tests import CASCADE, Machine, made_up_scores, questions, recorded, subject
+from tests.fakes import FakeCollection
+from tests.tuner_for_tests import CASCADE, Machine, config_of, made_up_scores, questions, recorded, subject
 
 
 class Interrupted(Exception):
@@ -63,6 +69,34 @@ def test_under_a_virtual_clock_the_engine_itself_takes_no_time(tmp_path: Path) -
     assert recorded(tmp_path, Machine(), queries=2).handling_s == pytest.approx(0.0, abs=1e-9)
 
 
+def test_what_the_executor_learns_to_keep_back_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking up the hits of an answer takes its caller 2 ms, which is learned in steps, across parts."""
+    monkeypatch.setattr("cascade.tuner.handover.BUDGET_S", 3600.0)  # however busy this machine is
+    none, some = tmp_path / "none", tmp_path / "some"
+    none.mkdir()
+    some.mkdir()
+    assert recorded(none, Machine(), queries=2).finish_s == FINISH_S / 2
+    machine = Machine()
+    look_up = FakeCollection.doc_ids
+
+    def slowly(collection: FakeCollection, rows: Any) -> list[str]:
+        machine.clock.advance(0.002)
+        return look_up(collection, rows)
+
+    monkeypatch.setattr(FakeCollection, "doc_ids", slowly)
+    assert 0.002 < recorded(some, machine, queries=CHUNK + 3).finish_s < 0.003
+
+
+def test_a_budget_is_replayed_less_what_was_learned_to_be_kept_back(tmp_path: Path) -> None:
+    recording = recorded(tmp_path, Machine(), queries=8)
+    machine = Machine()
+    config = config_of(CASCADE.replace("name: made-up", "name: made-up\nbudget_ms: 30"), machine)
+    for finish_s in (FINISH_S / 2, 0.005):
+        recording.finish_s = finish_s
+        for load in (None, Load(5.0)):
+            assert Replayer(recording).run(config, load).seconds.max() <= 0.030 - finish_s + 1e-9
+
+
 def test_an_interrupted_recording_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     out, queries = tmp_path / "T.parquet", questions(CHUNK * 2 + 3)
     with pytest.raises(Interrupted):
@@ -90,6 +124,48 @@ def test_interrupted_work_of_another_recording_is_refused_and_can_be_dropped(tmp
         record(subject(Machine()), queries, out, depth=60)
     record(subject(Machine()), queries, out, depth=60, force=True)
     assert Recording.load(out).header.depth == 60
+
+
+def interrupted(out: Path, queries: list[Query]) -> None:
+    with pytest.raises(Interrupted):
+        record(subject(Machine()), queries, out, depth=50, progress=interrupt_after(CHUNK))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["words", "quick", "slow"])
+def test_a_recording_does_not_go_on_with_a_model_that_was_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    out, queries = tmp_path / "T.parquet", questions(CHUNK + 1)
+    interrupted(out, queries)
+    changed = subject(Machine())
+    (unit,) = [unit for unit in changed.units() if unit.planned.name == name]
+    trained = cast(Any, unit.opened)
+    monkeypatch.setattr(trained, "settings", trained.settings.model_copy(update={"seed": 77}))
+    with pytest.raises(InputError, match=rf"other models: {name} now score otherwise; .* with --force"):
+        record(changed, queries, out, depth=50)
+    record(changed, queries, out, depth=50, force=True)
+    assert len(Recording.load(out)) == CHUNK + 1
+
+
+def test_a_recording_does_not_go_on_with_other_threads(tmp_path: Path) -> None:
+    out, queries = tmp_path / "T.parquet", questions(CHUNK + 1)
+    interrupted(out, queries)
+    with pytest.raises(InputError, match="differs in threads"):
+        record(dataclasses.replace(subject(Machine()), threads=2), queries, out, depth=50)
+
+
+def test_the_same_model_may_round_otherwise_but_not_shift_its_scores() -> None:
+    rng = np.random.default_rng(0)
+    rows, scores = np.arange(200, dtype=np.int32), rng.normal(3.0, 2.0, 200).astype(np.float32)
+    order = rng.permutation(200)
+    assert agree(rows, scores, rows[order], scores[order] * np.float32(1 + 1e-5))
+    assert agree(rows, scores, rows[3:], scores[3:])
+    assert not agree(rows, scores, rows, scores + rng.normal(0.0, 0.1, 200).astype(np.float32))
+    assert not agree(rows, scores, rows[:90], scores[:90])
+    one, none = slice(0, 1), slice(0, 0)
+    assert agree(rows[one], scores[one], rows[one], scores[one] * np.float32(1 + 1e-5))
+    assert agree(rows[none], scores[none], rows[none], scores[none])
+    assert not agree(rows[none], scores[none], rows, scores)
 
 
 def test_a_finished_recording_is_not_overwritten_unasked(tmp_path: Path) -> None:
@@ -153,6 +229,49 @@ def test_the_digest_of_queries_sees_ids_texts_and_order() -> None:
         for queries in ([first, second], [second, first], [first], [first, Query(second.query_id, "else")])
     }
     assert len(digests) == 4
+
+
+def test_queries_that_are_not_those_of_the_header_are_noticed(tmp_path: Path) -> None:
+    recorded(tmp_path, Machine(), queries=2)
+    path = tmp_path / "made-up.recording"
+    table = pq.read_table(path)
+    position = table.schema.get_field_index("text")
+    texts = pa.array(["question 0", "something else"], pa.string())
+    pq.write_table(table.set_column(position, table.schema.field(position), texts), path)
+    with pytest.raises(InputError, match="damaged in query_id or text; record again"):
+        Recording.load(path)
+
+
+def test_a_recording_of_another_machine_is_read_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorded(tmp_path, Machine(), queries=2)
+    assert not caplog.messages
+    path = tmp_path / "made-up.recording"
+    table = pq.read_table(path)
+    header = json.loads(table.schema.metadata[b"cascade_recording"])
+    elsewhere = json.dumps(header | {"machine": "Abacus"}).encode()
+    pq.write_table(table.replace_schema_metadata({b"cascade_recording": elsewhere}), path)
+    assert len(Recording.load(path)) == 2
+    (message,) = caplog.messages
+    assert "recorded on 'Abacus', this is" in message
+
+
+def test_a_recording_is_a_table_of_candidates(tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    recording = recorded(tmp_path, Machine(), queries=3, per_document=2)
+    frame = recording.to_frame()
+    assert list(frame.columns) == ["query_id", "doc_id", "row", "words", "meaning", "quick", "slow"]
+    query = recording.queries[1]
+    own = frame[frame["query_id"] == query.query_id]
+    rows = own["row"].to_numpy()
+    np.testing.assert_array_equal(rows, recording.rows[1])
+    assert own["doc_id"].tolist() == [recording.doc_ids[code] for code in recording.documents[1]]
+    np.testing.assert_array_equal(own["slow"], made_up_scores(4, query, rows))
+    found = np.isin(rows, recording.units["words"].rows[1])
+    assert 0 < found.sum() < len(rows)
+    expected = np.where(found, made_up_scores(1, query, rows), np.float32(np.nan))
+    np.testing.assert_array_equal(own["words"], expected)
 
 
 def test_stages_of_a_listwise_slot_are_recorded_too(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -27,7 +28,8 @@ from cascade.tuner import (
 )
 from cascade.tuner.page import page
 from cascade.tuner.plot import png
-from cascade.tuner.report import summary, to_json, tuned_yaml
+from cascade.tuner.report import summary, to_json, to_yaml, tuned_yaml
+from cascade.tuner.tuning import TRIALS, budgets_ms
 from cascade.types import Qrel
 from tests.tuner_for_tests import CASCADE, Machine, config_of, judgments, recorded
 
@@ -82,6 +84,29 @@ def test_the_summary_says_what_budgets_buy_and_what_each_stage_is_worth(tuned: T
     for stage in ("words", "meaning", "quick", "slow"):
         assert re.search(rf"^  {stage}: (keep it|drop it|consider it|not needed|undecided)", text, re.MULTILINE)
     assert "5-fold cross-validation over 24 queries" in text
+
+
+def test_a_choice_that_does_not_keep_the_budget_comes_with_a_warning(tuned: Tuned, tmp_path: Path) -> None:
+    limited = replace(tuned.config, settings=tuned.config.settings.model_copy(update={"budget_ms": 40.0}))
+    free = replace(tuned.config, settings=tuned.config.settings.model_copy(update={"budget_ms": None}))
+    for config, ms, late, endless in (
+        (limited, 39.0, False, False),
+        (limited, 41.5, True, False),
+        (free, 39.0, False, True),
+    ):
+        other = replace(tuned, config=config, chosen=replace(tuned.chosen, validated_ms=ms))
+        for text in ("\n".join(summary(other)), tuned_yaml(other, tmp_path, REGISTRY)):
+            assert ("its p80 is 41.5 ms, above 40 ms" in text) == late
+            assert ("Warning: it has no budget_ms" in text) == endless
+
+
+def test_a_stage_that_all_or_none_have_is_not_passed_over(recording: Recording) -> None:
+    settings = SpaceSettings(retrievers=[["words"]], rerankers=[[], ["quick"]], budgets_ms=[None])
+    space = SearchSpace.of(recording, settings, registry=REGISTRY)
+    found = tune(recording, judgments(recording), GOAL, space=space)
+    assert "  words: always there: every cascade that meets 40 ms has it" in summary(found)
+    assert "  slow: does not fit: no cascade that meets 40 ms has it" in summary(found)
+    assert [worth["stage"] for worth in to_json(found)["worth"]] == ["words", "meaning", "quick", "slow"]
 
 
 def test_the_page_needs_nothing_and_names_every_point(tuned: Tuned) -> None:
@@ -170,6 +195,29 @@ def test_a_journal_of_other_judgments_is_refused(recording: Recording, tmp_path:
         tune(recording, judgments(recording)[1:], GOAL, space=space, effort=effort)
 
 
+def test_a_journal_of_another_version_or_with_a_broken_line_is_refused(
+    recording: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "study.jsonl"
+    space = SearchSpace.of(recording, SpaceSettings(rerankers=[[]], budgets_ms=[None]), registry=REGISTRY)
+    tune(recording, judgments(recording), GOAL, space=space, effort=Effort(journal=path))
+    whole = path.read_text()
+    for broken in (
+        '{"point": "cut off in the mid',
+        '{"point": "x"}',
+        "7",
+        '{"point": "x", "quality": ["a"], "seconds": []}',
+    ):
+        path.write_text(whole + broken + "\n" + whole.splitlines()[-1] + "\n")
+        number = len(whole.splitlines()) + 1
+        with pytest.raises(InputError, match=rf"study.jsonl:{number}: the journal is damaged: .*; remove that line"):
+            tune(recording, judgments(recording), GOAL, space=space, effort=Effort(journal=path))
+    path.write_text(whole)
+    monkeypatch.setattr("cascade.tuner.study.cascade_version", lambda: "99.0")
+    with pytest.raises(InputError, match="another recording or version"):
+        tune(recording, judgments(recording), GOAL, space=space, effort=Effort(journal=path))
+
+
 def test_a_budget_that_nothing_meets_says_what_would(recording: Recording) -> None:
     with pytest.raises(InputError, match=r"no cascade meets 0.5 ms at p80; the fastest, .* takes [0-9.]+ ms; raise"):
         tuned_for(recording, Goal(0.5, 80, confidence=0.9))
@@ -214,6 +262,16 @@ def test_a_replay_is_a_table_and_a_record(recording: Recording) -> None:
         without.mean("nDCG@10")
 
 
+def test_judgments_of_other_queries_are_left_out_when_asked(recording: Recording) -> None:
+    config = config_of(CASCADE, MACHINE)
+    qrels = judgments(recording)
+    more = [*qrels, Qrel("unknown", "d1", 1)]
+    with pytest.raises(InputError, match="partial=True in Python"):
+        replay(recording, config, more)
+    alone, partly = replay(recording, config, qrels), replay(recording, config, more, partial=True)
+    assert partly.mean("nDCG@10") == alone.mean("nDCG@10")
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -226,3 +284,83 @@ def test_what_was_not_recorded_cannot_be_replayed(recording: Recording, changed:
     config = config_of(CASCADE.replace(*changed), MACHINE)
     with pytest.raises(InputError, match=re.escape(message)):
         replay(recording, config)
+
+
+def test_a_given_cascade_is_tried_whether_or_not_the_space_has_it(recording: Recording, tmp_path: Path) -> None:
+    """Its stages have names of their own and limits that no point of the space has."""
+    text = CASCADE.replace("name: made-up", "name: by-hand\nbudget_ms: 900").replace("name: slow", "name: reader")
+    config = config_of(text.replace("top_k: 40}", "top_k: 33, budget_ms: 300}"), MACHINE)
+    space = SearchSpace.of(recording, SpaceSettings(retrievers=[["words"]], rerankers=[[]]), registry=REGISTRY)
+    effort = Effort(journal=tmp_path / "study.jsonl")
+    found = tune(recording, judgments(recording), GOAL, space=space, effort=effort, seeds=[config, config])
+    assert len(found.tuning.trials) == space.size + 1
+    trial = found.tuning.trials[-1]
+    assert trial.point.label() == "by-hand: words+meaning 80 > quick 60 (300 ms) > slow 33, 900 ms"
+    judged = Judgments.of(judgments(recording), recording)
+    evaluation = Replayer(recording, judged, registry=REGISTRY).run(config)
+    np.testing.assert_array_equal(trial.seconds, evaluation.seconds)
+    best = next(point for point in found.front if point.details["trial"] == len(found.tuning.trials) - 1)
+    assert best.details["point"]["given"] == "by-hand"
+    assert to_yaml(found.config_of(best, "by-hand"), []) == to_yaml(config, [])
+    again = tune(recording, judgments(recording), GOAL, space=space, effort=effort, seeds=[config])
+    assert to_json(again) == to_json(found)
+    with pytest.raises(InputError, match="no recorded stage has its settings"):
+        tune(
+            recording, judgments(recording), GOAL, space=space, seeds=[config_of(text.replace("d: 4", "d: 5"), MACHINE)]
+        )
+
+
+def test_the_recorded_cascade_is_one_to_try(recording: Recording) -> None:
+    space = SearchSpace.of(recording, registry=REGISTRY)
+    recorded_one, config = space.recorded(), config_of(CASCADE, MACHINE)
+    assert to_yaml(recorded_one, []) == to_yaml(config, [])
+    assert space.seed(recorded_one).label() == "made-up: words+meaning 80 > quick 60 > slow 40"
+
+
+def test_an_optimiser_does_not_see_the_queries_that_are_reported_on(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    monkeypatch.setattr("cascade.tuner.choice.ENOUGH", 10)
+    seen: list[int] = []
+
+    def objectives(quality: np.ndarray, seconds: np.ndarray, percentile: float) -> tuple[float, float]:
+        seen.extend((len(quality), len(seconds)))
+        return float(np.nanmean(quality)), float(seconds.max())
+
+    monkeypatch.setattr("cascade.tuner.study._objectives", objectives)
+    found = tuned_for(recording, GOAL, effort=Effort(trials=40))
+    assert {*seen} == {int(found.tuning.folds[0].tuning.sum())} == {12}
+
+
+def test_what_each_answer_is_to_is_known_before_any_is_given(recording: Recording) -> None:
+    space = SearchSpace.of(recording, registry=REGISTRY)
+    replayer, config = Replayer(recording, registry=REGISTRY), space.config(next(space.points()))
+    for load in (None, Load(20.0)):
+        np.testing.assert_array_equal(replayer.run(config, load).query, replayer.answered(load))
+
+
+def test_what_a_budget_buys_is_looked_for_among_cascades_limited_to_it(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cascade.tuner.space.Registry", lambda: REGISTRY)
+    found = tune(recording, judgments(recording), GOAL)
+    tried = {trial.point.limits.budget_ms for trial in found.tuning.trials}
+    assert tried == {None, 25.0, 40.0, 50.0, 100.0, 200.0}
+
+
+@pytest.mark.parametrize("depth", [200, 400, 1000])
+def test_four_stages_are_few_enough_to_try_every_cascade_of(tmp_path: Path, depth: int) -> None:
+    """As many as the README's cascade has, recorded as deeply as it retrieves or more."""
+    deep = recorded(tmp_path, Machine(), queries=1, depth=depth, passages=1500)
+    assert SearchSpace.of(deep, budgets_ms=budgets_ms(500.0), registry=REGISTRY).size <= TRIALS
+
+
+def test_queries_that_halving_would_make_too_few_take_turns(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cascade.tuner.choice.ENOUGH", 20)
+    space = SearchSpace.of(recording, SpaceSettings(rerankers=[[]], budgets_ms=[None]), registry=REGISTRY)
+    for percentile, folds in ((80, 1), (85, 5)):  # 11 and 15 of 24 queries are needed
+        found = tune(recording, judgments(recording), Goal(40.0, percentile, confidence=0.9), space=space)
+        assert len(found.tuning.folds) == folds
