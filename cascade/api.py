@@ -9,15 +9,16 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
 from cascade.arguments import FROM_CONFIG, Budget, as_documents, as_query, as_seconds, check_top_k
-from cascade.calibration import SAMPLE, TEXT_WARM_UP, TOUCH, WARM_UP, calibrate
+from cascade.calibration import SAMPLE, TEXT_WARM_UP, WARM_UP, calibrate, knows_all
 from cascade.clock import Clock, Deadline, MonotonicClock
-from cascade.cost import CostModel, CostProfile
+from cascade.cost import CostModel, CostProfile, joined
 from cascade.engine import QueryRun
 from cascade.errors import BadIndex, InputError, Overloaded
 from cascade.executor import Executor, Ticket
@@ -70,9 +71,9 @@ class Cascade:
             config: a checked configuration.
             index: what ``search`` looks in; without one there is only ``rerank``, whose stages have to encode every
                 passage, so that a budget made for an index is soon used up.
-            costs: what this machine's work costs; by default the index's own profile from ``cascade calibrate``, or
-                else a short measurement now, if the configuration has a budget. Even where they are known every
-                stage is called twice, so that no query waits for what is compiled then.
+            costs: what this machine's work costs. If the configuration has a budget, stages that it says nothing of
+                are measured shortly now; the others are called twice, so that no query waits for what is compiled
+                then.
             workers: tasks executed at the same time.
             threads: threads of each task; by default the cores divided among the workers.
             clock: time; the machine's by default.
@@ -98,9 +99,10 @@ class Cascade:
             measured = self._opened = self._stages.open_index(index)
             effort = WARM_UP
         if _limited(self.plan):
-            known = costs is not None
-            found = calibrate(measured, self._clock, quantile=self.plan.quantile, effort=TOUCH if known else effort)
-            costs = costs if known else found
+            quantile = self.plan.quantile if costs is None else costs.quantile
+            costs = calibrate(measured, self._clock, quantile=quantile, effort=effort, known=costs)
+        elif costs is not None and not knows_all(costs, measured):
+            costs = replace(costs, source=joined([costs.source, "none"]))
         self.costs = CostModel.unknown(self.plan.quantile) if costs is None else CostModel(costs)
         self._executor = Executor(self.costs, workers=workers, max_waiting=self.plan.max_waiting, clock=self._clock)
         self._observers = Observers(observers)
@@ -143,7 +145,7 @@ class Cascade:
         opened = None if index is None else Index.open(index, verify=verify)
         profile = CostProfile.load(Path(costs)) if isinstance(costs, str | Path) else costs
         if profile is None and index is not None:
-            profile = _profile_of(Path(index))
+            profile = profile_at(Path(index) / COSTS_FILE)
         return cls(config, index=opened, costs=profile, workers=workers, threads=threads, observers=observers)
 
     def __enter__(self) -> Cascade:
@@ -225,12 +227,17 @@ class Cascade:
         cascade, budget_s = self._need_index(), as_seconds(budget_ms, self.plan.budget_s)
         at_once = max(1, min(AT_ONCE, self.plan.max_waiting // 2)) if budget_s == math.inf else 1
         waiting: deque[Ticket] = deque()
-        for query in queries:
-            if len(waiting) >= at_once:
+        try:
+            for query in queries:
+                if len(waiting) >= at_once:
+                    yield self._finished(waiting.popleft())
+                waiting.append(self._submit(cascade, as_query(query), budget_s))
+            while waiting:
                 yield self._finished(waiting.popleft())
-            waiting.append(self._submit(cascade, as_query(query), budget_s))
-        while waiting:
-            yield self._finished(waiting.popleft())
+        finally:
+            for ticket in waiting:  # nobody wants them any more
+                ticket.cancel()
+                self._tell(ticket.run)
 
     def rerank(
         self,
@@ -382,9 +389,8 @@ def _limited(plan: Plan) -> bool:
     return plan.budget_s != math.inf or any(unit.budget_s != math.inf for unit in plan.units())
 
 
-def _profile_of(index: Path) -> CostProfile | None:
-    """The index's own profile, unless it has none or it was measured elsewhere."""
-    path = index / COSTS_FILE
+def profile_at(path: Path) -> CostProfile | None:
+    """The profile in a file, unless there is none or it was measured on another machine."""
     if not path.exists():
         return None
     try:

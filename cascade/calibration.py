@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cascade.clock import Clock
-from cascade.cost import CostProfile, Sample, fit, machine
+from cascade.cost import CostProfile, Sample, fit, joined, machine
 from cascade.stage import Batch, ListwiseReranker, Reranker, Retriever, Work
 from cascade.tasks import OpenedCascade, OpenedStage
 from cascade.types import Document, Query, Rows
@@ -61,6 +61,7 @@ def calibrate(
     *,
     quantile: float,
     effort: Effort = THOROUGH,
+    known: CostProfile | None = None,
     progress: Callable[[str, float], None] = lambda stage, share: None,
 ) -> CostProfile:
     """A profile of every stage of the cascade.
@@ -70,24 +71,40 @@ def calibrate(
         clock: time.
         quantile: share of tasks that must end within what is predicted.
         effort: how thoroughly.
+        known: what was measured before. Its costs are kept, and the stages that it has costs of are only called twice,
+            so that no query waits for what is compiled then.
         progress: told of each stage and the share (0 to 1) of its measuring that is done.
 
     Raises:
         Whatever a stage raises: a stage that cannot be measured cannot be run.
     """
-    costs = {}
+    costs = {} if known is None else dict(known.costs)
+    sources: list[str] = []
     stated = min(quantile, effort.highest_quantile)
     rng = np.random.default_rng(0)
     for stage in _units(cascade):
         samples: dict[str, list[Sample]] = {}
-        for share, found in _measurements(stage, cascade, clock, rng, effort):
+        old = known if known is not None and _knows(known, stage) else None
+        for share, found in _measurements(stage, cascade, clock, rng, effort if old is None else TOUCH):
             progress(stage.planned.name, share)
             for key, sample in found:
                 if sample.seconds > 0:
                     samples.setdefault(key, []).append(sample)
         progress(stage.planned.name, 1.0)
-        costs.update({key: fit(measured, stated) for key, measured in samples.items()})
-    return CostProfile(quantile, machine(), costs, source="calibrated" if effort is THOROUGH else "warm-up")
+        if old is None:
+            costs.update({key: fit(measured, stated) for key, measured in samples.items()})
+        own = "calibrated" if effort is THOROUGH else "warm-up"
+        sources.append(own if old is None else old.source)
+    return CostProfile(quantile, machine(), costs, joined(sources))
+
+
+def knows_all(known: CostProfile, cascade: OpenedCascade) -> bool:
+    """Whether a profile has costs of every stage of the cascade."""
+    return all(_knows(known, stage) for stage in _units(cascade))
+
+
+def _knows(known: CostProfile, stage: OpenedStage) -> bool:
+    return all(stage.key(action) in known.costs for action in ("encode", stage.scoring))
 
 
 def _units(cascade: OpenedCascade) -> Iterator[OpenedStage]:

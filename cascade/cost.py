@@ -14,7 +14,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -134,13 +134,20 @@ class CostProfile:
         quantile: share of tasks that end within rates times spread.
         machine: where it was measured.
         costs: for each cost key and action (``bm25-1f2e/search``), the fitted cost.
-        source: how it was made: calibrated or warm-up.
+        source: how it was made: calibrated, or warm-up; both joined by " + " where some costs were made so, some so.
     """
 
     quantile: float
     machine: str
     costs: Mapping[str, Cost]
     source: str = "calibrated"
+
+    def updated(self, newer: CostProfile) -> CostProfile:
+        """These costs and newer ones, which take precedence; only those of another machine or quantile."""
+        if (self.quantile, self.machine) != (newer.quantile, newer.machine):
+            return newer
+        source = joined([self.source, newer.source])
+        return CostProfile(self.quantile, self.machine, {**self.costs, **newer.costs}, source)
 
     def save(self, path: Path) -> None:
         """Writes it as JSON, whole or not at all."""
@@ -183,6 +190,15 @@ class CostProfile:
             message = f"{path}: measured on {profile.machine!r}, this is {machine()!r}; run 'cascade calibrate' here"
             raise InputError(message)
         return profile
+
+
+def joined(sources: Iterable[str]) -> str:
+    """Where the costs of several profiles came from; ``none`` without any.
+
+    >>> joined(["warm-up", "calibrated + warm-up"])
+    'calibrated + warm-up'
+    """
+    return " + ".join(sorted({part for source in sources for part in source.split(" + ")})) or "none"
 
 
 def _read_cost(value: Mapping[str, Any]) -> Cost:

@@ -7,6 +7,7 @@ fake clock, and replay under a virtual one.
 
 from __future__ import annotations
 
+import inspect
 import math
 import threading
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from cascade.cost import CostModel
 from cascade.errors import Cancelled, DeadlineExceeded, StageError
 from cascade.ranking import best_passages, cut, hits, interleave, merge, reorder
 from cascade.reranking import rerank
-from cascade.retrieval import fuse, retrieve
+from cascade.retrieval import fuse, judge, retrieve
 from cascade.stagerun import ENCODING, StageRun, Steps
 from cascade.tasks import Health, Healthy, OpenedCascade, OpenedStage, Outcome, Task
 from cascade.trace import Reason, StageTrace, Trace
@@ -42,7 +43,7 @@ class QueryRun:
     the predicted seconds of an answer worth having, by the first retriever or by every stage (``overload``), of which
     ``margin_s`` are caution; ``served_s`` those that it was worked on. ``level`` says how far it is: who is behind goes
     first, so that everybody has an answer before anybody has a better one. ``yield_at`` is set from outside, to make it
-    rerank less when others wait.
+    rerank less when others wait; so is ``begun_at``, when the pending task began to be executed: inf while it waits.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class QueryRun:
         self.deadline = deadline
         self.pending: Task | None = None
         self.done = False
-        self.yield_at = math.inf
+        self.yield_at = self.begun_at = math.inf
         self.served_s = 0.0
         self.entered = self._queued_at = clock.now() if entered is None else entered
         self._clock = clock
@@ -104,7 +105,7 @@ class QueryRun:
         self.margin_s = sum(map(self._margin, needed))
         self._ahead = len(cascade.stages) - len(self._positions)
         self.level = (self._ahead, 0)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a garbage collection may abandon it in the middle of a step
         self._steps = self._run()
 
     def remaining_s(self) -> float:
@@ -129,15 +130,16 @@ class QueryRun:
                 self._note_waiting(self._clock.now(), started=False)
             else:
                 self._note_waiting(outcome.began, started=True)
-                self.served_s += outcome.ended - outcome.began
+                self.served_s += (outcome.ended - outcome.began) * outcome.share
             return self._next(outcome)
 
     def abandon(self, reason: Reason = "budget", detail: str = "") -> None:
         """Ends the query now: the stage it is in keeps what it has scored, those after it are skipped."""
         with self._lock:
-            if self.done:
+            if self.done or inspect.getgeneratorstate(self._steps) == inspect.GEN_RUNNING:
                 return
-            self._note_waiting(self._clock.now(), started=False)
+            now = self._clock.now()
+            self._note_waiting(min(now, self.begun_at), started=self.begun_at <= now)
             if reason == "cancelled":
                 self._failure = Cancelled(detail)
             while self._open:
@@ -208,6 +210,7 @@ class QueryRun:
     def _next(self, outcome: Outcome | None) -> Task | None:
         for run in self._open:
             run.yield_at = self.yield_at
+        self.begun_at = math.inf
         try:
             self.pending = self._steps.send(outcome)
             self._queued_at = self._clock.now()
@@ -275,10 +278,8 @@ class QueryRun:
             yield from fuse(fusion, interleave)
             if fusion.stage.planned.combined_later and fusion.reason == "complete":  # else not its own
                 self._given[fusion.stage.planned.name] = fusion.found[0]
-        if fusion.reason == "complete" and all(trace.scored == 0 for trace in fusion.retrievers):
-            fusion.end("failed", "; ".join(f"{trace.name}: {trace.detail}" for trace in fusion.retrievers))
-        elif fusion.reason == "complete" and any(trace.reason == "budget" for trace in fusion.retrievers):
-            fusion.end("budget", "a retriever was cut short")
+        if fusion.reason == "complete":
+            judge(fusion)
 
     def _deadline_of(self, number: int) -> tuple[float, float]:
         """When the ``number``-th stage of this run has to end, and when at the latest if it has to wait.
@@ -363,6 +364,7 @@ class QueryRun:
         rows, scores = merge(run.found, self.cascade.rows_wanted(plan.top_k))
         fusion.found.append((rows, scores))
         fusion.retrievers.append(run.trace(self._clock.now(), len(rows)))
+        fusion.short = fusion.short or run.short
         fusion.planned, fusion.scored = max(fusion.planned, run.planned), max(fusion.scored, run.scored)
         fusion.batches += run.batches
         fusion.predicted_s = run.predicted_s + (0.0 if len(fusion.found) == 1 else fusion.predicted_s)

@@ -4,8 +4,8 @@ Between two tasks every query stands in the queue again, so that a long query ne
 one batch. A caller waits until its own deadline and no longer: what is ready then is its answer, whatever the worker is
 stuck in.
 
-Locks: the executor's condition guards the queue and what each worker is doing; each query has its own lock. Neither is
-ever taken while holding the other, and none is held while a stage's code runs.
+Locks: the executor's, which two conditions share, guards the queue and what each worker is doing; each query has its
+own. Neither is ever taken while holding the other, and none is held while a stage's code runs.
 """
 
 from __future__ import annotations
@@ -85,8 +85,9 @@ class Ticket:
 
     def expire(self) -> None:
         """Ends the query with what is known; called at its deadline."""
-        task = self.run.pending
-        self.run.abandon("budget", "" if task is None else f"still in {task.action} when the deadline came")
+        task, waits = self.run.pending, self.run.begun_at == math.inf
+        place = "waiting for" if waits else "in"
+        self.run.abandon("budget", "" if task is None else f"still {place} {task.action} when the deadline came")
         self._forget()
 
     def cancel(self) -> None:
@@ -123,7 +124,8 @@ class Executor:
         self.finish_s = FINISH_S / 2
         self._max_waiting = max_waiting
         self._queue: WorkQueue[Future[None]] = WorkQueue(costs, workers)
-        self._condition = threading.Condition()
+        lock = threading.RLock()
+        self._condition, self._drained = threading.Condition(lock), threading.Condition(lock)
         self._closing = False
         self._stopped = threading.Event()
         self._workers = [_Worker() for _ in range(workers)]
@@ -183,11 +185,11 @@ class Executor:
         """
         with self._condition:
             self._closing = True
-            self._condition.notify_all()
-            self._condition.wait_for(lambda: self._queue.unanswered == 0, drain_s)
+            self._drained.wait_for(lambda: self._queue.unanswered == 0, drain_s)
             self._stopped.set()
             dropped = self._queue.clear()
             self._condition.notify_all()
+            self._drained.notify_all()
         for entry in dropped:
             entry.run.abandon("cancelled", "the engine was closed")
             _resolve(entry.token)
@@ -213,6 +215,8 @@ class Executor:
                 self._let_go(worker)
                 continue
             began = self.clock.now()
+            for entry, _ in wanted:
+                entry.run.begun_at = began
             values, error = call([task for _, task in wanted])
             ended = self.clock.now()
             if not self._let_go(worker):
@@ -265,7 +269,7 @@ class Executor:
         with self._condition:
             self._queue.leave(entry)
             if self._closing:
-                self._condition.notify_all()
+                self._drained.notify_all()
 
     # The watchdog
 
@@ -293,7 +297,7 @@ class Executor:
             error = TimeoutError(f"no answer from one {task.action} task in {seconds:.1f} s")
             self.health.failed(name, str(error), hung=True)
             for entry in entries:
-                self._go_on(entry, Outcome(None, error, began, now))
+                self._go_on(entry, Outcome(None, error, began, now, 1 / len(entries)))
         return len(replaced)
 
 

@@ -35,20 +35,33 @@ class CircuitBreaker:
         self._lock = threading.Lock()
 
     def blocked(self, stage: str) -> str:
-        """Why the stage is left out; empty when it is not. At the end of a pause one query is let through."""
+        """Why the stage is left out; empty when it is not, as at the end of a pause until a query tries."""
         if stage not in self._circuits:
             return ""
         with self._lock:
             circuit = self._circuits.get(stage)
             if circuit is None or circuit.pause_s == 0.0:
                 return ""
-            now = self._clock.now()
-            waited_s = now - circuit.opened_at
-            if waited_s < circuit.pause_s:
-                left_s = circuit.pause_s - waited_s
+            left_s = circuit.pause_s - (self._clock.now() - circuit.opened_at)
+            if left_s > 0.0:
                 return f"left out for {left_s:.1f} s more after {circuit.failures} failures, the last: {circuit.detail}"
-            circuit.opened_at, circuit.trial = now, True  # whoever comes next waits for this trial, or another pause
             return ""
+
+    def tries(self, stage: str) -> None:
+        """Notes that a query begins with the stage; after a pause whoever comes next waits for it, or another pause."""
+        if stage in self._circuits:
+            with self._lock:
+                circuit, now = self._circuits.get(stage), self._clock.now()
+                if circuit is not None and circuit.pause_s > 0.0 and now - circuit.opened_at >= circuit.pause_s:
+                    circuit.opened_at, circuit.trial = now, True
+
+    def untried(self, stage: str) -> None:
+        """Notes that it had no time for the stage after all; the next one may try."""
+        if stage in self._circuits:
+            with self._lock:
+                circuit = self._circuits.get(stage)
+                if circuit is not None and circuit.trial:
+                    circuit.opened_at, circuit.trial = self._clock.now() - circuit.pause_s, False
 
     def succeeded(self, stage: str) -> None:
         """Notes that a task of the stage went well; one that began before the circuit opened proves nothing."""

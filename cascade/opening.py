@@ -112,7 +112,7 @@ def _scaled(cascade: OpenedCascade, budget_s: float, factor: float) -> OpenedCas
         inner = tuple(scaled(retriever) for retriever in stage.retrievers)
         own_s = _times(stage.planned.budget_s, factor if stage.reranks else max(1.0, factor))
         planned = dataclasses.replace(stage.planned, budget_s=own_s, retrievers=tuple(part.planned for part in inner))
-        return dataclasses.replace(stage, planned=planned, retrievers=inner)
+        return stage.planned_as(planned, inner)
 
     stages = tuple(scaled(stage) for stage in cascade.stages)
     plan = dataclasses.replace(cascade.plan, budget_s=budget_s, stages=tuple(stage.planned for stage in stages))

@@ -42,9 +42,10 @@ def rerank(run: StageRun, query: Query, wanted: int) -> Steps:
     encoded, lengths = outcome.value
     plan, task_of = _planner(run, reranker, lengths), _tasks(run, reranker, encoded)
     adaptive, todo, fruitless = run.stage.planned.adaptive, np.arange(len(rows)), 0
+    encoding_s = run.predicted_s
     while fruitless < FRUITLESS:
         groups = plan(todo, run.left_s)
-        if len(todo) == len(rows) and not _worth_starting(run, groups):
+        if len(todo) == len(rows) and not _worth_starting(run, groups, encoding_s):
             return
         if not groups:
             break
@@ -76,11 +77,11 @@ def _without(todo: npt.NDArray[np.int64], groups: Sequence[scheduler.Group]) -> 
     return np.flatnonzero(left)
 
 
-def _worth_starting(run: StageRun, groups: Sequence[scheduler.Group]) -> bool:
+def _worth_starting(run: StageRun, groups: Sequence[scheduler.Group], encoding_s: float) -> bool:
     """Notes the first plan; False when the stage is one to be done whole or not at all, and the former will not fit."""
     run.planned = sum(len(group.positions) for group in groups)
     rates = run.costs.rates(run.key)
-    run.predicted_s += sum(rates.seconds(group.work) for group in groups)
+    run.predicted_s = encoding_s + sum(rates.seconds(group.work) for group in groups)
     if run.costs.knows(run.key) and run.stage.planned.on_overrun == "skip" and run.planned < run.total:
         run.out_of_time(f"only {run.planned} of {run.total} candidates would have fitted")
         return False

@@ -86,7 +86,7 @@ def fuse(run: StageRun, fallback: Callable[[Sequence[tuple[Rows, Scores]]], tupl
     assert isinstance(fuser, Fuser)
     work = Work(pairs=float(sum(len(rows) for rows, _ in inputs)))
     task = run.task("fuse", lambda: fuser.fuse(inputs), work)
-    outcome = (yield task) if run.may_start(task) else None
+    outcome = (yield from run.tried(task)) if run.may_start(task) else None
     if outcome is None:
         run.end("budget", "no time to fuse")
     elif outcome.error is not None:
@@ -105,3 +105,16 @@ def fuse(run: StageRun, fallback: Callable[[Sequence[tuple[Rows, Scores]]], tupl
             run.found[:] = [(rows, scores)]
             return
     run.found[:] = [fallback(inputs)]
+
+
+def judge(run: StageRun) -> None:
+    """Notes what became of a fusion stage that has no fault of its own, given what became of its retrievers."""
+    if any(trace.scored > 0 for trace in run.retrievers):
+        if run.short:
+            run.end("budget", "a retriever was cut short")
+        return
+    detail = "; ".join(f"{trace.name}: {trace.detail}" for trace in run.retrievers)
+    if not run.short or any(trace.reason == "failed" for trace in run.retrievers):
+        run.end("failed", detail)
+    else:
+        run.end("budget" if run.stage.planned.on_overrun == "fail" else "skipped", detail)

@@ -161,9 +161,6 @@ class Work:
     tokens: float = 0.0
     squares: float = 0.0
 
-    def __add__(self, other: Work) -> Work:
-        return Work(self.pairs + other.pairs, self.tokens + other.tokens, self.squares + other.squares)
-
 
 @dataclass(frozen=True, slots=True)
 class Batch:

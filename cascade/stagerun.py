@@ -152,6 +152,15 @@ class StageRun:
         predicted_s = self.costs.rates(key).seconds(work)
         return Task(self.stage, action, key, call, work, predicted_s, self.latest, batch)
 
+    def tried(self, task: Task) -> Generator[Task, Outcome | None, Outcome | None]:
+        """Has its first task executed, which is a trial where the stage was left out before."""
+        name = self.stage.planned.name
+        self.health.tries(name)
+        outcome = yield task
+        if outcome is None:
+            self.health.untried(name)
+        return outcome
+
     def may_start(self, task: Task, then_s: float = 0.0) -> bool:
         """Whether the task would end in time, and leave as many seconds as are to follow."""
         end = self.end_at
@@ -199,7 +208,7 @@ def encode(run: StageRun, call: Callable[[], Any]) -> Generator[Task, Outcome | 
     task = run.task("encode", call, ENCODING)
     outcome = None
     if run.may_start(task, run.least_s):
-        outcome = yield task
+        outcome = yield from run.tried(task)
     if outcome is None:
         run.out_of_time("no time to encode the query")
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
@@ -36,6 +37,13 @@ class OpenedStage:
     def __post_init__(self) -> None:
         object.__setattr__(self, "scoring", _scoring(self.opened))
         object.__setattr__(self, "ranges", len(self.opened.ranges()) if isinstance(self.opened, Retriever) else 0)
+
+    def planned_as(self, planned: PlannedStage, retrievers: tuple[OpenedStage, ...]) -> OpenedStage:
+        """The same under another plan; what it opened to is not asked again."""
+        other = copy.copy(self)
+        object.__setattr__(other, "planned", planned)
+        object.__setattr__(other, "retrievers", retrievers)
+        return other
 
     def key(self, action: Action) -> str:
         """What the cost of an action is filed under."""
@@ -82,6 +90,14 @@ class Health(Protocol):
         """Why the stage is left out; empty when it is not."""
         ...
 
+    def tries(self, stage: str) -> None:
+        """A query is about to have the stage do something."""
+        ...
+
+    def untried(self, stage: str) -> None:
+        """It had no time for that after all."""
+        ...
+
     def succeeded(self, stage: str) -> None:
         """A task of the stage gave something of use."""
         ...
@@ -99,6 +115,12 @@ class Healthy:
     def blocked(self, stage: str) -> str:
         """Empty."""
         return ""
+
+    def tries(self, stage: str) -> None:
+        """Changes nothing."""
+
+    def untried(self, stage: str) -> None:
+        """Changes nothing."""
 
     def succeeded(self, stage: str) -> None:
         """Changes nothing."""
@@ -132,9 +154,18 @@ class Task(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a task: a value or an error, when it began and ended, in the clock's seconds."""
+    """What became of a task.
+
+    Args:
+        value: what it returned.
+        error: what it raised instead.
+        began: when, in the clock's seconds, it or the call that it was a part of began.
+        ended: when that ended.
+        share: of the call's work that was this task's.
+    """
 
     value: Any
     error: BaseException | None
     began: float
     ended: float
+    share: float = 1.0

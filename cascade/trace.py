@@ -80,7 +80,7 @@ class Trace:
         seconds: what it took, waiting included.
         waited_s: seconds before its first work began.
         stages: one for each stage, in order.
-        costs: where predicted times came from: calibrated, warm-up, or none.
+        costs: where predicted times came from: calibrated, warm-up, or none; several joined by " + ".
     """
 
     cascade: str

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+ALIKE = 1.25
+"""Batches are merged whose longest pairs differ in length by at most this factor, for all are padded to the longest."""
 CROWD = 64
 """Queries, most urgent first, that a fair share is worked out among."""
 
@@ -42,6 +44,7 @@ class Waiting(Generic[T]):
         number: in order of arrival.
         token: whatever the driver keeps with it.
         busy_until: when the task that it is in is predicted to end; in the past when it waits.
+        queued: whether it stands in a lane and is not answered yet.
     """
 
     run: QueryRun
@@ -49,6 +52,7 @@ class Waiting(Generic[T]):
     number: int
     token: T
     busy_until: float = -math.inf
+    queued: bool = False
 
 
 _Item: TypeAlias = tuple[tuple[int, int], float, int, Waiting[T]]
@@ -72,10 +76,11 @@ class WorkQueue(Generic[T]):
         self._numbers = itertools.count()
         self._lanes: dict[Hashable, list[_Item[T]]] = {}
         self._live: list[tuple[float, int, Waiting[T]]] = []
+        self._dead = 0
 
     def __len__(self) -> int:
-        """Queries that wait for a worker."""
-        return sum(map(len, self._lanes.values()))
+        """Queries that wait for a worker; answered ones that still stand in a lane are not counted."""
+        return sum(map(len, self._lanes.values())) - self._dead
 
     @property
     def unanswered(self) -> int:
@@ -93,53 +98,87 @@ class WorkQueue(Generic[T]):
         position = bisect.bisect_left(self._live, (entry.deadline, entry.number))
         if position < len(self._live) and self._live[position][2] is entry:
             del self._live[position]
+        if entry.queued:
+            entry.queued = False
+            self._dead += 1
+            if self._dead > len(self._live):
+                self._compact()
+
+    def _compact(self) -> None:
+        """Takes the answered queries out of the lanes, so that what they hold is freed."""
+        self._dead = 0
+        left = {key: [item for item in lane if item[3].queued] for key, lane in self._lanes.items()}
+        self._lanes = {key: lane for key, lane in left.items() if lane}
+        for lane in self._lanes.values():
+            heapq.heapify(lane)
 
     def push(self, entry: Waiting[T]) -> None:
         """Puts in a query that has a pending task, behind those that are due at the same time.
 
-        Earlier stages come first: everybody has an answer before anybody has a better one.
+        Earlier stages come first: everybody has an answer before anybody has a better one. One that has been answered
+        in the meantime is left out.
         """
         task = entry.run.pending
-        lane = None if task is None or task.batch is None else id(task.stage.opened)
+        if task is None:
+            return
+        lane = None if task.batch is None else id(task.stage.opened)
         heapq.heappush(self._lanes.setdefault(lane, []), (entry.run.level, entry.deadline, next(self._numbers), entry))
-        entry.busy_until = -math.inf
+        entry.busy_until, entry.queued = -math.inf, True
 
     def take(self, now: float) -> list[Waiting[T]]:
         """The most urgent query, with those whose batches go into one call with its own and leave everybody in time.
 
         A query whose task would now end too late comes alone, for ``late`` to be seen. Empty when nothing waits.
         """
-        while lanes := [lane for lane in self._lanes.values() if lane]:
-            lane = min(lanes)
-            entry = heapq.heappop(lane)[3]
-            task = entry.run.pending
-            if task is None:  # answered in the meantime: expired or withdrawn
-                self.leave(entry)
+        while self._lanes:
+            key = min(self._lanes, key=self._first)
+            entry, task = self._pop(key)
+            if task is None:
                 continue
             entry.busy_until = now + task.predicted_s
             if late(task, now) or task.batch is None:
                 return [entry]
-            return [entry, *self._companions(lane, task, now)]
+            return [entry, *self._companions(key, task, now)]
         return []
 
-    def _companions(self, lane: list[_Item[T]], task: Task, now: float) -> list[Waiting[T]]:
+    def _first(self, key: Hashable) -> _Item[T]:
+        return self._lanes[key][0]
+
+    def _pop(self, key: Hashable) -> tuple[Waiting[T], Task | None]:
+        """The first of a lane, which is forgotten when it is empty, and its task; None if it has been answered."""
+        lane = self._lanes[key]
+        entry = heapq.heappop(lane)[3]
+        if not lane:
+            del self._lanes[key]
+        if not entry.queued:
+            self._dead -= 1
+            return entry, None
+        entry.queued = False
+        if entry.run.pending is None:  # its caller has not taken it out yet
+            self.leave(entry)
+        return entry, entry.run.pending
+
+    def _companions(self, key: Hashable, task: Task, now: float) -> list[Waiting[T]]:
         reranker = task.stage.opened
         assert isinstance(reranker, Reranker)
         rates = self._costs.rates(task.cost_key)
-        work, earliest = task.work, task.deadline
+        longest = shortest = _length(task)
+        pairs, earliest = task.work.pairs, task.deadline
         taken: list[Waiting[T]] = []
-        while lane:
-            other = lane[0][3]
+        while key in self._lanes:
+            other = self._first(key)[3]
             next_task = other.run.pending
             if next_task is None:
-                heapq.heappop(lane)
-                self.leave(other)
+                self._pop(key)
                 continue
-            merged, end = work + next_task.work, min(earliest, next_task.deadline)
-            if merged.tokens > reranker.batch_tokens or not scheduler.may_start(now, rates.seconds(merged), end):
+            length = _length(next_task)
+            longest, shortest = max(longest, length), min(shortest, length)
+            pairs, earliest = pairs + next_task.work.pairs, min(earliest, next_task.deadline)
+            if longest > shortest * ALIKE or pairs * longest > reranker.batch_tokens:
                 break
-            heapq.heappop(lane)
-            work, earliest = merged, end
+            if not scheduler.may_start(now, rates.seconds(_padded(pairs, longest)), earliest):
+                break
+            self._pop(key)
             taken.append(other)
         return taken
 
@@ -176,6 +215,7 @@ class WorkQueue(Generic[T]):
         entries = [entry for _, _, entry in self._live]
         self._live.clear()
         self._lanes.clear()
+        self._dead = 0
         return entries
 
 
@@ -246,13 +286,29 @@ def outcomes(
         name = first.stage.planned.name
         logger.warning("stage %r failed: %r", name, error, exc_info=error)
         health.failed(name, repr(error))
-        return [Outcome(None, error, began, ended) for _ in tasks]
-    costs.observe(first.cost_key, first.work if len(tasks) == 1 else _total(tasks), ended - began)
-    return [Outcome(value, None, began, ended) for value in values]
+        return [Outcome(None, error, began, ended, 1 / len(tasks)) for _ in tasks]
+    work = total(tasks)
+    costs.observe(first.cost_key, work, ended - began)
+    if len(tasks) == 1:
+        return [Outcome(values[0], None, began, ended)]
+    return [
+        Outcome(value, None, began, ended, task.work.pairs / work.pairs)
+        for task, value in zip(tasks, values, strict=True)
+    ]
 
 
-def _total(tasks: Sequence[Task]) -> Work:
+def total(tasks: Sequence[Task]) -> Work:
+    """The work of tasks that are called together: every pair is padded to the longest of them all."""
     work = tasks[0].work
-    for task in tasks[1:]:
-        work = work + task.work
-    return work
+    if len(tasks) == 1:
+        return work
+    return _padded(sum(task.work.pairs for task in tasks), max(map(_length, tasks)))
+
+
+def _padded(pairs: float, length: float) -> Work:
+    return Work(pairs, pairs * length, pairs * length * length)
+
+
+def _length(task: Task) -> float:
+    """Tokens of each pair of a batch, padding included."""
+    return task.work.tokens / task.work.pairs

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from cascade.api import COSTS_FILE, Cascade
+from cascade.api import COSTS_FILE, Cascade, profile_at
 from cascade.cli.options import Config, IndexDir, in_a_folder
 from cascade.cli.output import progress_bar, say, show
-from cascade.cost import CostProfile
 from cascade.stage import Work
 
 
@@ -26,16 +25,16 @@ def calibrate(
 ) -> None:
     """Measures what the stages cost on this machine, so that budgets are kept from the first query on.
 
-    Takes about fifteen seconds for each stage. The profile in the index directory is found by itself; one made on
-    another machine is never used.
+    Takes about fifteen seconds for each stage. The profile in the index directory is found by itself, and what it says
+    of other configurations' stages is kept; one made on another machine is never used.
 
     Example: cascade calibrate --config configs/default.yaml --index idx
     """
     target = index / COSTS_FILE if out is None else out
-    unmeasured = CostProfile(0.99, "", {})
-    with Cascade.from_yaml(config, index=index, costs=unmeasured) as engine, progress_bar() as told:
+    with Cascade.from_yaml(config, index=index) as engine, progress_bar() as told:
         profile = engine.calibrate(lambda stage, share: told(stage, round(share * 100), 100))
-    profile.save(target)
+    before = profile_at(target)
+    (profile if before is None else before.updated(profile)).save(target)
     for key, cost in sorted(profile.costs.items()):
         typical = cost.rates.seconds(Work(32, 32 * 128, 32 * 128 * 128)) * 1000
         show(f"{key}: 32 pairs of 128 tokens {typical:.2f} ms, p{profile.quantile * 100:g} x{cost.spread:.2f}")

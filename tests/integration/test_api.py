@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,13 @@ import numpy as np
 import pytest
 
 from cascade import FROM_CONFIG, Cascade, Document, Index, Query, Ranking, Registry, parse_config
-from cascade.errors import BadIndex, CascadeError, IndexMismatch, IndexMissing, InputError, StageError
+from cascade.api import index_corpus
+from cascade.errors import BadIndex, Cancelled, CascadeError, IndexMismatch, IndexMissing, InputError, StageError
+from cascade.io import read_corpus
 from cascade.stage import Batch, Context, Opened, Passages, Reranker, Stage, StageKind, StageSettings
+from cascade.telemetry import Observation
 from cascade.types import Scores
+from tests.fakes import Hangs
 
 QUESTION = "configure logging to a file"
 RERANKERS = """\
@@ -187,6 +192,20 @@ def test_an_impossible_top_k_is_refused(engine: Cascade, reranker: Cascade, top_
     for call in calls:
         with pytest.raises(InputError, match="top_k: expected an integer >= 0, or None"):
             call()
+
+
+def test_stages_that_a_profile_says_nothing_of_are_measured_and_the_trace_says_so(small: Any) -> None:
+    limited = parse_config(small.config.read_text() + "budget_ms: 60000\n")
+    with Cascade(limited, index=Index.open(small.index, verify=False)) as whole:
+        known = whole.costs.profile
+    half = {key: cost for key, cost in known.costs.items() if not key.startswith("colbert-")}
+    part = replace(known, costs=half, source="calibrated")
+    with Cascade(limited, index=Index.open(small.index, verify=False), costs=part) as opened:
+        assert opened.search(QUESTION).trace.costs == "calibrated + warm-up"
+        assert opened.costs.profile.costs.keys() == known.costs.keys()
+        assert all(opened.costs.profile.costs[key] == cost for key, cost in half.items())
+    with Cascade.from_yaml(small.config, index=small.index, costs=part, verify=False) as unlimited:
+        assert unlimited.search(QUESTION).trace.costs == "calibrated + none"
 
 
 # asyncio
@@ -448,6 +467,37 @@ def odd(small: Any, gives: str, on_error: str = "degrade") -> Cascade:
     lines = [line for line in small.config.read_text().splitlines(keepends=True) if "late" not in line]
     config = parse_config("".join(lines) + line, registry=Registry([kind]))
     return Cascade(config, index=Index.open(small.index, verify=False))
+
+
+def test_queries_that_nobody_waits_for_any_more_are_withdrawn_and_reported(tmp_path: Path) -> None:
+    gate = Hangs()
+    ended: list[tuple[str, type]] = []
+
+    class Noting:
+        def answered(self, observation: Observation) -> None:
+            ended.append((observation.query.text, type(observation.error)))
+
+    class Gated(OddStage):
+        def score(self, batch: Batch) -> Scores:
+            return gate(np.zeros(len(batch), np.float32))  # type: ignore[no-any-return]
+
+    kind = StageKind("gated", "reranker", OddSettings, lambda settings, context: Gated(settings))
+    text = "version: 1\nname: x\nstages: [{name: a, kind: bm25, top_k: 5}, {name: b, kind: gated, top_k: 5}]"
+    config, corpus = parse_config(text, registry=Registry([kind])), tmp_path / "corpus.jsonl"
+    corpus.write_text('{"_id": "d", "text": "an owl"}\n')
+    index_corpus(config, read_corpus(corpus), tmp_path / "index")
+
+    def asked() -> Iterator[str]:
+        yield from ("owl 1", "owl 2", "owl 3")
+        assert gate.entered.wait(60)
+        raise LookupError("no more")
+
+    with Cascade(config, index=Index.open(tmp_path / "index"), observers=[Noting()]) as opened:
+        with pytest.raises(LookupError):
+            opened.search_many(asked())
+        gate.release.set()
+        assert len(opened.search("owl 4")) == 1
+    assert ended == [(f"owl {i}", Cancelled) for i in (1, 2, 3)] + [("owl 4", type(None))]
 
 
 @pytest.mark.parametrize("gives", ["nan", "inf", "-inf"])

@@ -142,6 +142,9 @@ def test_schema_is_a_json_schema_that_accepts_our_files(cli: Any) -> None:
     Draft202012Validator(schema).validate(yaml.safe_load(config_path("default.yaml").read_text()))
 
 
+FIELDS_OF_MODELS = ("licence", "provenance", "training_data", "metrics")
+
+
 def test_models_are_listed_for_people_and_for_programs(cli: Any) -> None:
     people, programs = cli("models"), cli("models", "--json")
     assert (people.code, programs.code) == (0, 0)
@@ -149,7 +152,8 @@ def test_models_are_listed_for_people_and_for_programs(cli: Any) -> None:
     lines = people.out.splitlines()
     assert len(lines) == 1 + len(found)  # no line is broken where stdout is no terminal
     for model in found:
-        assert any(line.startswith(f"bundled:{model['name']} ") and model["licence"] in line for line in lines)
+        (line,) = (line for line in lines if line.startswith(f"bundled:{model['name']} "))
+        assert all(model[field] and model[field] in line for field in FIELDS_OF_MODELS)
 
 
 def test_stages_are_listed_with_their_roles(cli: Any) -> None:
@@ -391,6 +395,24 @@ def test_calibrate_writes_the_profile_that_search_finds(
     assert ran.err.startswith(f"{index / 'costs.json'}: ")
     assert all(": 32 pairs of 128 tokens " in line for line in ran.out.splitlines())
     assert costs() == "warm-up"
+
+
+def test_calibrating_for_another_cascade_keeps_what_is_known_of_the_first(
+    cli: Any, tmp_path: Path, words: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "calibrate", partial(calibrate, effort=WARM_UP))
+    index, longer = tmp_path / "idx", tmp_path / "longer.yaml"
+    longer.write_text(LATE)
+    cli("index", "-c", longer, "--corpus", tiny, "-i", index)
+
+    def costs() -> set[str]:
+        return set(json.loads((index / "costs.json").read_text())["costs"])
+
+    assert cli("calibrate", "-c", longer, "-i", index).code == 0
+    whole = costs()
+    assert cli("calibrate", "-c", words, "-i", index).code == 0
+    assert costs() == whole
+    assert any(key.startswith("colbert-") for key in whole)
 
 
 # As processes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -120,6 +121,15 @@ def test_no_candidate_is_lost_or_doubled_and_no_time_is_granted_twice(opened, bu
         assert trace.scored + trace.quarantined <= trace.received
     used_s = sum(trace.budget_s - trace.slack_s for trace in stages if trace.budget_s != math.inf)
     assert used_s <= budget_s + 1e-9 or run.trace.budget_s == math.inf
+    began_s, left_s = 0.0, 0.0
+    for planned, trace in zip(opened.plan.stages, stages, strict=True):
+        carried_s = max(0.0, left_s) if opened.plan.slack == "carry" else 0.0
+        assert trace.budget_s <= planned.budget_s + carried_s + 1e-9
+        assert trace.budget_s == 0.0 or began_s + trace.budget_s <= run.work_by + 1e-9
+        if budget_s == math.inf:
+            assert trace.budget_s == math.inf or trace.budget_s == pytest.approx(planned.budget_s + carried_s)
+        began_s += trace.seconds
+        left_s += planned.budget_s - trace.seconds if planned.budget_s != math.inf else 0.0
     documents = {hit.doc_id for hit in run.result(top_k=1000)}
     assert documents == set(opened.collection.doc_ids(sorted(retrieved)))
 

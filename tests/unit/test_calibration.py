@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cascade.calibration import LARGEST_SHARE, TOUCH, Effort, calibrate
+from cascade.calibration import LARGEST_SHARE, TOUCH, Effort, calibrate, knows_all
 from cascade.clock import VirtualClock
 from cascade.cost import CostModel, Rates, machine
 from cascade.stage import Batch, Work
@@ -15,6 +15,7 @@ from tests.fakes import (
     FakeRetriever,
     answer,
     cascade,
+    model,
     raises,
     stage,
     varied_lengths,
@@ -88,6 +89,33 @@ def test_a_touch_calls_everything_twice_on_one_candidate():
     assert reranker.sizes == [1, 1]
 
 
+def test_what_is_known_is_kept_and_only_touched_and_the_rest_is_measured():
+    clock = TickingClock()
+    reranker, effort = Timed(clock), Effort(0.1, 3)
+    first = stage("bm25", FakeRetriever(N), 10)
+    opened = cascade(first, stage("ce", reranker, 10), passages=N)
+    half = model({"ce/encode": REAL, "ce/score": REAL, "other/search": REAL}).profile
+    assert not knows_all(half, opened)
+    profile = calibrate(opened, clock, quantile=0.9, effort=effort, known=half)
+    assert reranker.sizes == [1, 1]
+    assert set(profile.costs) == {"bm25/encode", "bm25/search", "ce/encode", "ce/score", "other/search"}
+    assert profile.costs.items() >= half.costs.items()
+    assert profile.costs["bm25/search"].samples >= effort.least
+    assert profile.source == "calibrated + warm-up"
+    assert knows_all(profile, opened)
+    again = calibrate(opened, clock, quantile=0.9, effort=effort, known=half.updated(profile))
+    assert again.costs == profile.costs
+
+
+def test_the_source_is_that_of_the_stages_own_costs():
+    clock = TickingClock()
+    opened = cascade(stage("bm25", FakeRetriever(N), 10), passages=N)
+    others = model({"ce/encode": REAL, "bm25/encode": REAL}).profile
+    assert calibrate(opened, clock, quantile=0.9, effort=Effort(0.0, 3), known=others).source == "warm-up"
+    whole = model({"bm25/encode": REAL, "bm25/search": REAL}).profile
+    assert calibrate(opened, clock, quantile=0.9, effort=Effort(0.0, 3), known=whole).source == "calibrated"
+
+
 class TickingClock(VirtualClock):
     """Moves on by a millisecond whenever it is read, so that everything takes some time."""
 
@@ -117,7 +145,7 @@ def test_every_stage_and_action_is_measured_and_progress_is_told():
 def test_a_calibrated_model_plans_a_query_that_ends_in_time():
     clock = VirtualClock()
     opened = timed_cascade(clock)
-    model = CostModel(calibrate(opened, clock, quantile=0.9, effort=Effort(2.0, 3)))
+    known = CostModel(calibrate(opened, clock, quantile=0.9, effort=Effort(2.0, 3)))
     real = {"ce/score": REAL}
     rates = {
         key: real.get(key, Rates())
@@ -125,7 +153,7 @@ def test_a_calibrated_model_plans_a_query_that_ends_in_time():
             f"{n}/{a}" for n in ("x", "y", "ce", "llm", "rrf") for a in ("encode", "search", "score", "window", "fuse")
         )
     }
-    trace = answer(opened, 0.03, real=rates, known=model).trace
+    trace = answer(opened, 0.03, real=rates, known=known).trace
     assert 0 < trace.stages[1].scored < 20
     assert trace.overshoot_s < 0.005
 

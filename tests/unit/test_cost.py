@@ -54,6 +54,18 @@ def test_a_profile_is_saved_and_loaded_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["costs.json"]
 
 
+def test_newer_costs_join_those_of_other_stages_and_replace_their_own():
+    one, other = Cost(RATES, 1.1, 1), Cost(RATES, 1.2, 2)
+    old = CostProfile(0.9, machine(), {"ce/score": one, "bm25/search": one})
+    new = CostProfile(0.9, machine(), {"ce/score": other}, "warm-up")
+    both = old.updated(new)
+    assert both.costs == {"ce/score": other, "bm25/search": one}
+    assert both.source == "calibrated + warm-up"
+    assert both.updated(new).source == both.source
+    for apart in (dataclasses.replace(new, quantile=0.8), dataclasses.replace(new, machine="a supercomputer")):
+        assert old.updated(apart) == apart
+
+
 def test_a_profile_of_another_machine_is_refused(tmp_path):
     elsewhere = dataclasses.replace(profile(), machine="a supercomputer")
     elsewhere.save(tmp_path / "costs.json")

@@ -339,6 +339,37 @@ def test_a_fuser_that_fails_loses_no_candidate(fault):
     assert run.trace.stages[0].reason == "failed"
 
 
+def slow_pair(on_overrun="partial", on_error="degrade"):
+    pair = [stage("x", FakeRetriever(N, 25, 1), 30), stage("y", FakeRetriever(N, 25, 2), 30)]
+    fusion = stage("rrf", FakeFuser(), 40, retrievers=pair, on_overrun=on_overrun, on_error=on_error)
+    return cascade(fusion, passages=N)
+
+
+def test_a_fusion_whose_retrievers_had_no_time_has_not_failed():
+    run = answer(slow_pair(on_error="fail"), 0.0)
+    assert run.trace.stages[0].reason == "skipped"
+    assert "x: no time to encode" in run.trace.stages[0].detail
+    assert len(run.result()) == 0
+    with pytest.raises(DeadlineExceeded, match="stage 'rrf' ran out of time"):
+        answer(slow_pair("fail"), 0.0).result()
+
+
+def test_a_fusion_that_lacks_a_retriever_for_want_of_time_has_run_out_of_time():
+    opened = slow_pair()
+    rates = costs_of(opened) | {"y/encode": Rates(fixed_s=1.0)}
+    trace = answer(opened, 0.1, real=rates).trace.stages[0]
+    assert [inner.reason for inner in trace.retrievers] == ["complete", "skipped"]
+    assert (trace.reason, trace.detail) == ("budget", "a retriever was cut short")
+    with pytest.raises(DeadlineExceeded):
+        answer(slow_pair("fail"), 0.1, real=rates).result()
+
+
+def test_a_fusion_whose_retrievers_all_failed_has_failed():
+    pair = [stage("x", FakeRetriever(N, fault=raises), 30), stage("y", FakeRetriever(N, fault=raises), 30)]
+    opened = cascade(stage("rrf", FakeFuser(), 40, retrievers=pair), passages=N)
+    assert answer(opened, 1.0).trace.stages[0].reason == "failed"
+
+
 # Stages that fail
 
 
@@ -384,6 +415,77 @@ def test_scores_that_are_not_finite_are_quarantined(bad):
     order = run.order_after(1)
     assert np.isfinite(order.scores).all()
     assert sorted(order.rows.tolist()) == sorted(run.passed_by(0).rows.tolist())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e300])
+def test_candidates_whose_retriever_s_scores_are_not_finite_are_quarantined(bad):
+    def spoil(value):
+        rows, scores = value
+        return rows, np.where(np.arange(len(rows)) == 0, bad, scores.astype(np.float64))
+
+    run = answer(cascade(stage("bm25", FakeRetriever(N, 25, fault=spoil), 100), passages=N))
+    trace = run.trace.stages[0]
+    assert (trace.quarantined, trace.passed, trace.reason) == (4, 96, "complete")
+    assert trace.degraded
+    assert np.isfinite(run.order_after(0).scores).all()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e300])
+def test_a_fuser_that_gives_scores_that_are_not_finite_has_failed(bad):
+    def spoil(value):
+        rows, scores = value
+        return rows, np.where(np.arange(len(rows)) == 0, bad, scores.astype(np.float64))
+
+    pair = [stage("x", FakeRetriever(N, 25, 1), 30), stage("y", FakeRetriever(N, 25, 2), 30)]
+    run = answer(cascade(stage("rrf", FakeFuser(spoil), 100, retrievers=pair), passages=N))
+    assert run.trace.stages[0].reason == "failed"
+    assert "finite" in run.trace.stages[0].detail
+    expected = {*by(1, np.arange(N))[:30], *by(2, np.arange(N))[:30]}
+    assert set(run.order_after(0).rows.tolist()) == expected
+    assert np.isfinite(run.order_after(0).scores).all()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e300])
+def test_scores_of_a_window_that_are_not_finite_are_quarantined(bad):
+    class Spoilt(FakeListwise):
+        def score_window(self, query, rows):
+            scores = super().score_window(query, rows).astype(np.float64)
+            scores[0] = bad
+            return scores
+
+    run = answer(two_stages(Spoilt(LENGTHS)))
+    trace = run.trace.stages[1]
+    assert trace.quarantined == trace.batches == 5
+    assert trace.scored == 45
+    assert np.isfinite(run.order_after(1).scores).all()
+    assert sorted(run.order_after(1).rows.tolist()) == sorted(run.passed_by(0).rows.tolist())
+
+
+def no_memory(value):
+    raise MemoryError
+
+
+@pytest.mark.parametrize("place", ["retriever", "fuser", "reranker", "listwise"])
+def test_a_stage_without_memory_fails_like_any_other(place):
+    class Greedy(FakeListwise):
+        def score_window(self, query, rows):
+            raise MemoryError
+
+    pair = [
+        stage("x", FakeRetriever(N, 25, 1, no_memory if place == "retriever" else no_fault), 30),
+        stage("y", FakeRetriever(N, 25, 2), 30),
+    ]
+    opened = cascade(
+        stage("rrf", FakeFuser(no_memory if place == "fuser" else no_fault), 40, retrievers=pair),
+        stage("ce", FakeReranker(LENGTHS, fault=no_memory if place == "reranker" else no_fault), 20),
+        stage("llm", Greedy(LENGTHS) if place == "listwise" else FakeListwise(LENGTHS), 10),
+        passages=N,
+    )
+    run = answer(opened)
+    failed = [trace for trace in (run.trace.stages[0].retrievers[0], *run.trace.stages) if trace.reason == "failed"]
+    assert [trace.detail for trace in failed] == ["MemoryError"]
+    assert len(run.result()) == 10
+    assert run.result().degraded
 
 
 def test_nothing_but_nan_is_the_earlier_order():
@@ -497,6 +599,77 @@ def test_a_task_not_started_in_time_makes_its_stage_decide_anew():
     clock2.advance(1.0)
     assert run2.advance(None) is None
     assert run2.trace.stages[1].reason == "budget"
+
+
+def test_what_was_executed_when_the_deadline_came_was_not_waited_for():
+    run, clock = started(1.0, steps=7)
+    waited_s = run.trace.waited_s
+    clock.advance(0.1)
+    run.begun_at = clock.now()
+    clock.advance(0.4)
+    run.abandon()
+    assert run.trace.stages[1].waited_s == pytest.approx(0.1)
+    assert run.trace.waited_s == waited_s
+    idle, clock = started(1.0, steps=7)
+    clock.advance(0.5)
+    idle.abandon()
+    assert idle.trace.stages[1].waited_s == pytest.approx(0.5)
+
+
+def test_a_query_is_charged_for_its_share_of_a_call():
+    run, clock = started()
+    task, before_s = run.pending, run.served_s
+    run.advance(Outcome(task.call(), None, clock.now(), clock.now() + 0.4, 0.25))
+    assert run.served_s == pytest.approx(before_s + 0.1)
+
+
+def test_a_run_withdrawn_by_its_own_thread_within_a_step_goes_on():
+    """As a garbage collection may do it that finds an iterator over answers that nobody wants any more."""
+
+    class Collects(VirtualClock):
+        run: QueryRun | None = None
+
+        def now(self) -> float:
+            run, self.run = self.run, None
+            if run is not None:
+                run.abandon("cancelled", "found in a cycle")
+            return super().now()
+
+    opened, clock = two_stages(), Collects()
+    run = QueryRun(opened, QUERY, clock=clock, deadline=Deadline.never(), costs=model(costs_of(opened)))
+    run.start()
+    task = run.pending
+    clock.run = run
+    task = run.advance(Outcome(task.call(), None, 0.0, 0.0))
+    assert clock.run is None
+    while task is not None:
+        task = run.advance(Outcome(task.call(), None, 0.0, 0.0))
+    assert len(run.result()) == 10
+
+
+def test_what_fruitless_plans_predict_does_not_add_up():
+    opened = two_stages()
+    rates = costs_of(opened)
+    clock, costs = VirtualClock(), model(rates)
+    run = QueryRun(opened, QUERY, clock=clock, deadline=Deadline(0.05), costs=costs)
+    task = run.start()
+    while task is not None and task.action != "score":
+        task = run.advance(Outcome(task.call(), None, 0.0, 0.0))
+    for _ in range(4):  # a moment too late each time
+        assert run.pending.action == "score"
+        clock.advance(0.001)
+        run.advance(None)
+    assert run.done
+    assert 0.0 < run.trace.stages[1].predicted_s <= 0.05
+
+
+def test_a_trial_is_only_used_up_by_a_query_that_has_time_for_it():
+    clock = VirtualClock()
+    health = CircuitBreaker(clock)
+    health.failed("ce", "hung", hung=True)
+    clock.advance(6.0)
+    assert answer(two_stages(), 0.002, health=health, clock=clock).trace.stages[1].batches == 0
+    assert answer(two_stages(), 1.0, health=health, clock=clock).trace.stages[1].reason == "complete"
 
 
 def test_waiting_is_counted_for_the_query_and_its_stage():

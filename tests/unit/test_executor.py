@@ -11,12 +11,13 @@ import pytest
 
 from cascade.clock import Deadline, MonotonicClock, VirtualClock
 from cascade.cost import CostModel
-from cascade.engine import QueryRun
+from cascade.engine import FINISH_S, QueryRun
 from cascade.errors import Cancelled, CascadeError, Overloaded
 from cascade.executor import HUNG_FACTOR, HUNG_UNKNOWN_S, Executor, hangs
-from cascade.tasks import OpenedCascade, Outcome
-from cascade.types import Query
-from cascade.workqueue import WorkQueue, admit
+from cascade.stage import Work
+from cascade.tasks import Healthy, OpenedCascade, Outcome
+from cascade.types import Candidates, Query
+from cascade.workqueue import WorkQueue, admit, outcomes, total
 from tests.fakes import (
     QUERY,
     FakeReranker,
@@ -165,6 +166,7 @@ def test_a_hung_stage_is_abandoned_at_the_deadline_from_outside(bench):
     assert ranking.degraded
     assert ranking.trace.stages[1].reason == "budget"
     assert ranking.trace.stages[1].detail == "still in score when the deadline came"
+    assert ranking.trace.stages[1].waited_s < 0.15 < ranking.trace.stages[1].seconds
 
 
 def test_a_hung_worker_is_replaced_and_its_query_goes_on_without_the_stage(bench):
@@ -279,6 +281,51 @@ def test_closing_lets_queries_end_and_refuses_new_ones(bench):
     made.executor.close()
 
 
+def test_a_query_that_was_still_waiting_at_its_deadline_says_so(bench):
+    gate = Hangs()
+    made = bench(two_stages(fault=gate))
+    made.executor.submit(made.run())
+    assert gate.entered.wait(GUARD_S)
+    waiting = made.executor.submit(made.run(1.0))
+    made.clock.advance(1.5)
+    waiting.expire()
+    gate.release.set()
+    assert waiting.run.trace.stages[0].detail == "still waiting for encode when the deadline came"
+    assert waiting.run.trace.stages[0].waited_s == pytest.approx(1.5)
+
+
+class Started(QueryRun):
+    """A query that is accepted, and has its first task when told to."""
+
+    def start(self):
+        self.accepted.set()
+        assert self.may_start.wait(GUARD_S)
+        return super().start()
+
+
+def test_a_query_accepted_just_before_closing_does_not_wait_for_its_end(bench):
+    made = bench(two_stages())
+    busy = made.executor.submit(made.run())
+    released = threading.Event()
+    busy.future.add_done_callback(lambda future: released.wait(GUARD_S))
+    last = Started(made.opened, QUERY, clock=made.clock, deadline=Deadline.never(), costs=made.costs)
+    last.accepted, last.may_start = threading.Event(), threading.Event()
+    tickets = []
+    submitting = threading.Thread(target=lambda: tickets.append(made.executor.submit(last)))
+    submitting.start()
+    assert last.accepted.wait(GUARD_S)
+    closing = threading.Thread(target=made.executor.close, args=(GUARD_S / 4,))
+    closing.start()
+    closing.join(0.05)  # it is waiting now, and so is the worker a little later
+    released.set()
+    submitting.join(0.05)
+    last.may_start.set()
+    submitting.join(GUARD_S)
+    assert finished(tickets[0].future)
+    assert len(last.result()) == 10
+    closing.join(GUARD_S)
+
+
 def test_closing_without_time_drops_what_is_unanswered(bench):
     gate = Hangs()
     made = bench(two_stages(fault=gate))
@@ -314,6 +361,97 @@ def test_the_queue_takes_by_deadline_and_ties_in_turn():
     queue, clock = queue_of(2.0, 1.0, 2.0, math.inf)
     assert [queue.take(clock.now())[0].token for _ in range(4)] == [1, 0, 2, 3]
     assert queue.take(clock.now()) == []
+
+
+def scoring(lengths: list[int], *parts: range, batch_tokens: int = 4096, deadline: float = math.inf):
+    """A queue of queries that are about to score the given passages; its costs, which really are those of padding."""
+    opened = cascade(stage("ce", FakeReranker(np.array(lengths, np.int32), batch_tokens=batch_tokens), 10))
+    clock, costs = VirtualClock(), model(costs_of(opened))
+    queue: WorkQueue[int] = WorkQueue(costs)
+    for number, rows in enumerate(parts):
+        run = QueryRun(
+            opened,
+            QUERY,
+            clock=clock,
+            deadline=Deadline(deadline),
+            costs=costs,
+            candidates=Candidates.unscored(np.array(rows, np.int32)),
+        )
+        entry = queue.enter(run, number)
+        encoding = run.start()
+        run.advance(Outcome(encoding.call(), None, 0.0, 0.0))
+        queue.push(entry)
+    return queue, costs
+
+
+def taken(queue: WorkQueue[int]) -> list[list[int]]:
+    """What is executed, call by call."""
+    calls = []
+    while entries := queue.take(0.0):
+        calls.append([entry.token for entry in entries])
+    return calls
+
+
+def test_only_batches_of_similar_length_are_merged():
+    lengths = [20] * 10 + [25] * 5 + [26] * 5 + [500] * 2
+    alike, longer, long = range(10), range(10, 15), range(15, 20)
+    assert taken(scoring(lengths, alike, longer, alike)[0]) == [[0, 1, 2]]
+    assert taken(scoring(lengths, alike, long)[0]) == [[0], [1]]
+    assert taken(scoring(lengths, longer, alike, long, range(20, 22))[0]) == [[0, 1], [2], [3]]
+
+
+def test_merged_batches_are_padded_to_the_longest_in_tokens_and_seconds():
+    lengths = [80] * 10 + [100] * 10
+    short, long = range(10), range(10, 20)
+    assert taken(scoring(lengths, short, long, batch_tokens=2000)[0]) == [[0, 1]]
+    assert taken(scoring(lengths, short, long, batch_tokens=1999)[0]) == [[0], [1]]
+    end = FINISH_S + 0.0005 + 2 * 100 * 1e-5
+    assert taken(scoring(lengths, range(1), range(10, 11), deadline=end)[0]) == [[0, 1]]
+    assert taken(scoring(lengths, range(1), range(10, 11), deadline=end - 1e-4)[0]) == [[0], [1]]
+
+
+def test_costs_are_learnt_from_what_merged_batches_are_padded_to():
+    queue, costs = scoring([80] * 10 + [100] * 10, range(10), range(10, 20))
+    tasks = [entry.run.pending for entry in queue.take(0.0)]
+    assert total(tasks) == Work(20.0, 2000.0, 200_000.0)
+    before = costs.rates("ce/score")
+    outcomes(tasks, [None, None], None, 0.0, 0.0005 + 2000 * 1e-5, costs, Healthy())
+    assert costs.rates("ce/score") == pytest.approx(before)
+
+
+def test_the_seconds_of_a_call_are_split_by_work():
+    queue, costs = scoring([100] * 10, range(2), range(8))
+    tasks = [entry.run.pending for entry in queue.take(0.0)]
+    shares = [outcome.share for outcome in outcomes(tasks, [None, None], None, 0.0, 1.0, costs, Healthy())]
+    assert shares == pytest.approx([0.2, 0.8])
+    shares = [outcome.share for outcome in outcomes(tasks, [], RuntimeError(), 0.0, 1.0, costs, Healthy())]
+    assert sum(shares) == pytest.approx(1.0)
+    assert [outcome.share for outcome in outcomes(tasks[:1], [None], None, 0.0, 1.0, costs, Healthy())] == [1.0]
+
+
+def test_answered_queries_do_not_pile_up_behind_those_of_earlier_stages():
+    queue, _ = scoring([100] * 10, *[range(10)] * 50)
+    waiting = next(iter(queue._lanes.values()))
+    entries = [item[3] for item in waiting]
+    for answered, entry in enumerate(entries[:40], start=1):
+        entry.run.abandon()
+        queue.leave(entry)
+        assert len(queue) == 50 - answered
+        assert sum(map(len, queue._lanes.values())) <= 2 * len(queue) + 1
+    assert sorted(entry.token for entry in queue.take(0.0)) == [entry.token for entry in entries[40:44]]
+    for entry in entries:
+        entry.run.abandon()
+        queue.leave(entry)
+    assert (len(queue), queue._lanes) == (0, {})
+
+
+def test_a_query_answered_while_its_task_ended_is_not_put_back():
+    queue, _ = scoring([100] * 10, range(10))
+    (entry,) = queue.take(0.0)
+    entry.run.abandon()
+    queue.leave(entry)
+    queue.push(entry)
+    assert len(queue) == 0
 
 
 def test_demand_counts_what_those_due_before_need_for_an_answer():

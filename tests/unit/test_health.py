@@ -36,6 +36,7 @@ def test_after_a_pause_one_query_tries_and_its_success_closes_the_circuit():
     breaker = broken(clock)
     clock.advance(5.0)
     assert breaker.blocked("ce") == ""
+    breaker.tries("ce")
     assert breaker.blocked("ce") != ""
     breaker.succeeded("ce")
     assert breaker.blocked("ce") == ""
@@ -47,6 +48,7 @@ def test_a_failed_trial_doubles_the_pause_up_to_the_longest():
     for pause_s in (10.0, 15.0, 15.0):
         clock.advance(1000.0)
         assert breaker.blocked("ce") == ""
+        breaker.tries("ce")
         breaker.failed("ce", "still no memory")
         clock.advance(pause_s - 0.01)
         assert breaker.blocked("ce") != ""
@@ -75,6 +77,24 @@ def test_a_trial_that_nobody_reports_on_is_repeated_after_another_pause():
     clock = VirtualClock()
     breaker = broken(clock)
     clock.advance(5.0)
+    breaker.tries("ce")
+    clock.advance(4.9)
+    assert breaker.blocked("ce") != ""
+    clock.advance(0.1)
     assert breaker.blocked("ce") == ""
+
+
+def test_asking_is_no_trial_and_one_that_had_no_time_is_given_back():
+    clock = VirtualClock()
+    breaker = broken(clock)
+    breaker.tries("ce")
     clock.advance(5.0)
+    assert breaker.blocked("ce") == breaker.blocked("ce") == ""
+    breaker.tries("ce")
+    clock.advance(1.0)
+    breaker.untried("ce")
     assert breaker.blocked("ce") == ""
+    breaker.tries("ce")
+    breaker.failed("ce", "still no memory")
+    clock.advance(9.9)
+    assert breaker.blocked("ce") != ""
