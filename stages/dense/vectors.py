@@ -21,6 +21,8 @@ VECTORS = "vectors.npy"
 PROGRESS = "progress.json"
 BLOCK = 4096
 _CONVERTED = 1024
+_BLOCK_OF_PRODUCTS = 16
+"""Rows: a multiple of what any library multiplies at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +89,22 @@ class Vectors:
         stay in the cache: numpy's conversion takes six times as long as the product.
         """
         vector, stored = torch.from_numpy(query), torch.from_numpy(self._array[start:stop])
-        products: Scores = np.empty(len(stored), np.float32)
-        if stored.dtype == torch.float32:
-            torch.mv(stored, vector, out=torch.from_numpy(products))
-            return products
-        for begin in range(0, len(stored), _CONVERTED):
-            end = begin + _CONVERTED
-            torch.mv(stored[begin:end].float(), vector, out=torch.from_numpy(products[begin:end]))
-        return products
+        products = torch.empty(len(stored))
+        at_once = len(stored) if stored.dtype == torch.float32 else _CONVERTED
+        for begin in range(0, len(stored), max(1, at_once)):
+            end = begin + at_once
+            _multiply(stored[begin:end].float(), vector, products[begin:end])
+        return products.numpy()
+
+
+def _multiply(rows: torch.Tensor, vector: torch.Tensor, out: torch.Tensor) -> None:
+    """Products of which equal rows get equal ones: libraries treat what is left over of their blocks differently."""
+    whole = len(rows) - len(rows) % _BLOCK_OF_PRODUCTS
+    torch.mv(rows[:whole], vector, out=out[:whole])
+    if whole < len(rows):
+        last = torch.zeros(_BLOCK_OF_PRODUCTS, rows.shape[1])
+        last[: len(rows) - whole] = rows[whole:]
+        out[whole:] = torch.mv(last, vector)[: len(rows) - whole]
 
 
 def write(

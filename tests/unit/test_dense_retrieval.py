@@ -85,9 +85,10 @@ def test_a_part_of_the_rows_is_searched_alone(retriever: Retriever) -> None:
     assert len(retriever.search(query, 5, 3, 3)[0]) == 0
 
 
-def test_equal_passages_come_in_the_order_of_their_rows(minilm: Stage) -> None:
-    rows, scores = all_rows(minilm.open(passages(["same text"] * 6), None), k=4)
-    assert rows.tolist() == [0, 1, 2, 3]
+@pytest.mark.parametrize("copies", [6, 15, 16, 37])
+def test_equal_passages_come_in_the_order_of_their_rows(minilm: Stage, copies: int) -> None:
+    rows, scores = all_rows(minilm.open(passages(["same text"] * copies), None), k=copies)
+    assert rows.tolist() == list(range(copies))
     assert len(set(scores)) == 1
 
 
