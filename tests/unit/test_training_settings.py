@@ -49,7 +49,7 @@ def test_collections_of_a_file_may_lie_elsewhere(tmp_path: Path) -> None:
 def test_recipes_are_settings_that_lack_only_where_things_are(recipe: Path, tmp_path: Path) -> None:
     model = DistillSettings if "teachers" in yaml.safe_load(recipe.read_text()) else TrainSettings
     read = read_settings(model, {"out": tmp_path / "out"}, recipe, [], tmp_path)
-    assert read.kind == recipe.stem
+    assert recipe.stem in (read.kind, f"{read.kind}-contrasts")
     own = {one.path for one in read.data if one.path.name != "contrasts"}
     assert {path.parent for path in own} == {tmp_path}
     assert all((path / "queries.jsonl").is_file() for path in {one.path for one in read.data} - own)
@@ -61,7 +61,8 @@ def test_only_a_collection_may_lie_in_the_package() -> None:
 
 
 def test_there_is_a_recipe_for_each_bundled_kind_of_model() -> None:
-    assert {path.stem for path in RECIPES} == {"cross-encoder", "colbert", "listwise", "distilbert"}
+    kinds = {"cross-encoder", "colbert", "listwise", "distilbert"}
+    assert {path.stem for path in RECIPES} == {*kinds, "cross-encoder-contrasts"}
 
 
 def test_every_problem_is_named_with_its_line(tmp_path: Path) -> None:
