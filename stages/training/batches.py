@@ -62,11 +62,13 @@ class Collator:
         lookalike = sources != seen
         pairs = list(zip(batch.questions.tolist(), sources, strict=True))
         cosines = np.stack([self.candidates.similarity(question, rows) for question, rows in pairs])
-        left_out = np.stack([self._relevant(*pair, own) for pair, own in zip(pairs, cosines, strict=True)])
+        resembling = np.stack([np.isin(rows, self._irrelevant(question)) for question, rows in pairs])
+        left_out = (
+            np.stack([self._relevant(*pair, own) for pair, own in zip(pairs, cosines, strict=True)]) & ~resembling
+        )
         left_out &= ~(lookalike & own)
         left_out[np.arange(len(batch)), targets] = False
         # the bi-encoder hardly tells a lookalike from what it was made from or resembles, so it is not asked
-        resembling = np.stack([np.isin(rows, self._irrelevant(question)) for question, rows in pairs])
         logits = np.where(lookalike | resembling, LEFT_OUT, BI_ENCODER_SCALE * cosines).astype(np.float32)
         made["targets"], made["left_out"] = torch.from_numpy(targets), torch.from_numpy(left_out)
         made["bi_encoder"] = torch.from_numpy(logits)
@@ -75,8 +77,8 @@ class Collator:
         return made
 
     def _relevant(self, question: int, rows: Rows, cosines: npt.NDArray[np.float32]) -> Marks:
-        """Which passages are judged relevant, or look it and are not judged."""
-        looks: Marks = (cosines >= self.candidates.limits[question]) & ~np.isin(rows, self._irrelevant(question))
+        """Which passages are judged relevant, or look it, those judged irrelevant among them."""
+        looks: Marks = cosines >= self.candidates.limits[question]
         return looks | np.isin(rows, self.judged.positives(question))
 
     def _irrelevant(self, question: int) -> list[int]:

@@ -4,25 +4,8 @@ import math
 from rich.console import Console
 
 from cascade.cli.output import BAR_WIDTH, waterfall
-from cascade.trace import StageTrace, Trace
-
-
-def stage(name, seconds, **changes):
-    fields = {
-        "kind": "fake",
-        "received": 10,
-        "planned": 9,
-        "scored": 8,
-        "passed": 5,
-        "batches": 2,
-        "predicted_s": math.nan,
-        "waited_s": 0.0,
-        "budget_s": math.inf,
-        "slack_s": math.inf,
-        "reason": "complete",
-        **changes,
-    }
-    return StageTrace(name, seconds=seconds, **fields)
+from cascade.trace import Trace
+from tests.fakes import stage_trace as stage
 
 
 def drawn(*stages, seconds=1.0, waited_s=0.0):

@@ -32,29 +32,10 @@ from cascade.telemetry import Observation, Observer, Observers, OpenTelemetryObs
 from cascade.trace import StageTrace, Trace
 from cascade.types import Query, Ranking, Scores
 from tests.fakes import FakeRetriever, Fault, Hangs, no_fault, raises
+from tests.fakes import stage_trace as part
 
 STARTED_AT = 1_700_000_000.0
 STARTED_NS = 1_700_000_000 * 10**9
-
-
-def part(name: str, seconds: float, **changes: Any) -> StageTrace:
-    fields: dict[str, Any] = {
-        "name": name,
-        "kind": "fake",
-        "received": 10,
-        "planned": 9,
-        "scored": 8,
-        "passed": 5,
-        "batches": 2,
-        "predicted_s": math.nan,
-        "waited_s": 0.0,
-        "seconds": seconds,
-        "budget_s": math.inf,
-        "slack_s": math.inf,
-        "reason": "complete",
-        **changes,
-    }
-    return StageTrace(**fields)
 
 
 FUSED = part("fused", 0.5, retrievers=(part("bm25", 0.125), part("dense", 0.25)))
