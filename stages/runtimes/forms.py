@@ -34,8 +34,8 @@ from stages.runtimes.parity import Parity
 if TYPE_CHECKING:
     from stages.runtimes.compiled import CompiledRuntime
 
-_RECIPE = 1
-"""Changes with the way forms are made."""
+_RECIPE = 2
+"""Changes with the way forms are made, and run."""
 _CHUNK = 1 << 20
 _REPORT = "report.json"
 

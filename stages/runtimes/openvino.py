@@ -34,7 +34,8 @@ class OpenVINORuntime(CompiledRuntime):
 
     Args:
         model: the ``.xml`` file.
-        precision: float32, bfloat16 (for the whole) or int8 (already in the file; float32 for the rest).
+        precision: float32, bfloat16 (for the whole) or int8 (already in the file; for the rest bfloat16 where the
+            processor multiplies it, else float32).
         outputs: number of outputs for each input.
 
     Raises:
@@ -48,7 +49,8 @@ class OpenVINORuntime(CompiledRuntime):
             self._model = self._core.read_model(model)
         except RuntimeError as error:
             raise ModelError(f"{model}: cannot read the model: {error}; delete its folder and make it again") from error
-        self._hint = "bf16" if precision == "bfloat16" else "f32"
+        half = precision == "int8" and "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        self._hint = "bf16" if half or precision == "bfloat16" else "f32"
         given = [port.get_names() for port in self._model.inputs]
         self._order = [next(i for i, name in enumerate(INPUTS) if name in names) for names in given]
         self._threads = 0
