@@ -249,7 +249,7 @@ def _fronts(tuning: Tuning) -> list[list[tuple[float, float]]]:
     found = []
     for fold in tuning.folds:
         chosen_by, left_out = fold.tuning[tuning.query], fold.validation[tuning.query]
-        front = pareto(tuning.latency(chosen_by), tuning.quality(chosen_by))
+        front = pareto(tuning.latency(chosen_by), tuning.cautious(chosen_by))
         latency, quality = tuning.latency(left_out), tuning.quality(left_out)
         found.append([(float(latency[i]), float(quality[i])) for i in front])
     return found

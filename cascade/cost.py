@@ -277,6 +277,11 @@ class _Tracked:
         self.typical_s += _LEVEL_GAIN * (seconds - self.typical_s) if self.typical_s > 0 else seconds
         self._update()
 
+    def become(self, level: float, deviation: float, width: float) -> None:
+        """Has moved as far as this."""
+        self.level, self.deviation, self.width = level, deviation, width
+        self._update()
+
     def relax(self) -> None:
         """Moves a prediction a tenth of the way back to the fit of a typical task, and a hundredth below that.
 
@@ -352,6 +357,22 @@ class CostModel:
         fitted = tracked.cost.rates.seconds(work)
         if fitted > 0:
             tracked.observe(math.log(seconds / fitted), seconds, self.profile.quantile)
+
+    def settle(self, samples: Mapping[str, Sequence[Sample]]) -> None:
+        """Becomes what it is on average while it follows such tasks: what an engine believes after some minutes.
+
+        Args:
+            samples: by key, in the order in which they were measured; of keys that it has no cost for, nothing.
+        """
+        for key, tasks in samples.items():
+            tracked = self._tracked.get(key)
+            if tracked is None or not tasks:
+                continue
+            along = np.empty((len(tasks), 3))
+            for number, task in enumerate(tasks):
+                CostModel.observe(self, key, task.work, task.seconds)
+                along[number] = tracked.level, tracked.deviation, tracked.width
+            tracked.become(*along.mean(axis=0).tolist())
 
     def relax(self, key: str) -> None:
         """Learns that nothing was tried because of what is predicted.

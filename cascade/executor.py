@@ -38,7 +38,13 @@ HUNG_AFTER_S = 2.0
 """... and at least this long is held to be hung; its worker is replaced."""
 HUNG_UNKNOWN_S = 60.0
 """The same for a task of unknown cost, which may be compiling something."""
-WATCH_EVERY_S = 0.25
+STUCK_FACTOR = 5.0
+"""A task that takes this many times its prediction ..."""
+STUCK_AFTER_S = 0.1
+"""... and at least this long is stuck: another worker takes its worker's place, so that other queries go on."""
+MOST_STUCK = 4
+"""Workers that may be stuck at once and have had their place taken."""
+WATCH_EVERY_S = 0.05
 """How often the watchdog looks."""
 DRAIN_S = 5.0
 """How long ``close`` waits for queries under way."""
@@ -54,7 +60,10 @@ class _Worker:
     entries: tuple[_Entry, ...] = ()
     task: Task | None = None
     began: float = 0.0
+    relieved: bool = False
+    """Another has taken its place; it ends after its task."""
     retired: bool = False
+    """Nobody waits for its task any longer."""
 
 
 class Ticket:
@@ -228,7 +237,7 @@ class Executor:
     def _take(self, worker: _Worker) -> tuple[_Entry, ...]:
         """What to execute next, waiting for it; empty when the worker is to end."""
         with self._condition:
-            while not (worker.retired or self._stopped.is_set()):
+            while not (worker.relieved or worker.retired or self._stopped.is_set()):
                 now = self.clock.now()
                 entries = tuple(self._queue.take(now))
                 if entries:
@@ -241,6 +250,8 @@ class Executor:
         """Notes that a task is over; False when the watchdog has given up on it and its queries went on without it."""
         with self._condition:
             worker.task, worker.entries = None, ()
+            if worker.relieved and not worker.retired:
+                self._workers.remove(worker)
             return not worker.retired
 
     def _go_on(self, entry: _Entry, outcome: Outcome | None) -> None:
@@ -274,21 +285,39 @@ class Executor:
     # The watchdog
 
     def _watch_over(self) -> None:
-        """Replaces workers that do not come back from a task."""
+        """Sees to it that workers who do not come back from a task hold nobody up."""
         while not self._stopped.wait(WATCH_EVERY_S):
             self.replace_hung()
+            self.relieve_stuck()
+
+    def relieve_stuck(self) -> int:
+        """Puts another worker beside every one that is stuck; what that brings back still counts. Returns how many."""
+        with self._condition:
+            now, relieved = self.clock.now(), sum(worker.relieved for worker in self._workers)
+            stuck = [
+                worker
+                for worker in self._workers
+                if worker.task is not None and not worker.relieved and is_stuck(worker.task, now - worker.began)
+            ][: MOST_STUCK - relieved]
+            for worker in stuck:
+                worker.relieved = True
+                self._workers.append(_Worker())
+                self._launch(self._workers[-1])
+        return len(stuck)
 
     def replace_hung(self) -> int:
         """Replaces every worker whose task hangs; its queries go on as if the stage had failed. Returns how many."""
         now = self.clock.now()
         replaced: list[tuple[Task, tuple[_Entry, ...], float]] = []
         with self._condition:
-            for position, worker in enumerate(self._workers):
+            for worker in list(self._workers):
                 if worker.task is not None and hangs(worker.task, now - worker.began):
                     worker.retired = True
                     replaced.append((worker.task, worker.entries, worker.began))
-                    self._workers[position] = _Worker()
-                    self._launch(self._workers[position])
+                    self._workers.remove(worker)
+                    if not worker.relieved:
+                        self._workers.append(_Worker())
+                        self._launch(self._workers[-1])
         for task, entries, began in replaced:
             name, seconds = task.stage.planned.name, now - began
             logger.error(
@@ -305,6 +334,12 @@ def hangs(task: Task, seconds: float) -> bool:
     """Whether a task that has taken so long is not to be waited for any longer."""
     least_s = HUNG_AFTER_S if task.predicted_s > 0 else HUNG_UNKNOWN_S
     return seconds > max(least_s, HUNG_FACTOR * task.predicted_s)
+
+
+def is_stuck(task: Task, seconds: float) -> bool:
+    """Whether other queries are not to wait for a task that has taken so long."""
+    least_s = STUCK_AFTER_S if task.predicted_s > 0 else HUNG_AFTER_S
+    return seconds > max(least_s, STUCK_FACTOR * task.predicted_s)
 
 
 def _resolve(future: Future[None]) -> None:

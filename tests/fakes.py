@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -115,13 +116,21 @@ def wrong_shape(value: Any) -> Any:
 
 
 class Hangs:
-    """Does not come back before ``release`` is set; ``entered`` says that it has begun."""
+    """Does not come back before ``release`` is set; ``entered`` says that it has begun.
 
-    def __init__(self) -> None:
+    Args:
+        times: how many calls hang; later ones come back at once.
+    """
+
+    def __init__(self, times: float = math.inf) -> None:
         self.entered = threading.Event()
         self.release = threading.Event()
+        self._calls = itertools.count()
+        self._times = times
 
     def __call__(self, value: Any) -> Any:
+        if next(self._calls) >= self._times:
+            return value
         self.entered.set()
         assert self.release.wait(60)
         return value

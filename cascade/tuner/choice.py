@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
 from cascade.errors import InputError
 from cascade.evaluation import bootstrap_interval
-from cascade.tuner.evaluated import percentile_ms
+from cascade.tuner.evaluated import percentile_interval_ms, percentile_ms
 from cascade.tuner.front import FrontPoint, ParetoFront, pareto
 from cascade.tuner.study import Trial
 
@@ -144,19 +145,40 @@ class Tuning:
         mean: Floats = np.nanmean(self._quality[:, answers], axis=1)
         return mean
 
+    def cautious(self, answers: Mask) -> Floats:
+        """float64 [trials]: the mean on some answers, less a margin for cascades that were only found by searching.
+
+        The best of many cascades owes part of its mean to chance, which one that was written beforehand does not. So
+        they are compared with the best of the written ones: what counts of a gain is its lower confidence bound, by
+        query and at the goal's confidence. Where none was written, it is the plain mean.
+        """
+        quality = self.quality(answers)
+        written = np.array([trial.point.given is not None for trial in self.trials])
+        if not written.any():
+            return quality
+        gains = self._quality[:, answers]
+        gains = gains - gains[np.argmax(np.where(written, quality, -np.inf))]
+        error = np.nanstd(gains, axis=1, ddof=1) / np.sqrt(np.count_nonzero(~np.isnan(gains), axis=1))
+        margin = NormalDist().inv_cdf(self.goal.confidence) * error
+        return np.where(written, quality, quality - margin)
+
     def front(self) -> ParetoFront:
         """The best cascade of each latency, each with what it is worth on queries it was not chosen by.
+
+        The best by ``cautious``; one that is better only by chance does not drive out a written one.
 
         Raises:
             InputError: no cascade answered in finite time.
         """
         latency, quality = self.latency(self.tuning), self.quality(self.tuning)
-        points = [self._point(trial, latency[trial], quality[trial]) for trial in pareto(latency, quality)]
+        best = pareto(latency, self.cautious(self.tuning))
+        points = [self._point(trial, latency[trial], quality[trial]) for trial in best]
         return ParetoFront(tuple(points), self.goal.measure, self.goal.percentile)
 
     def _point(self, trial: int, latency_ms: float, quality: float) -> FrontPoint:
         values, seconds = self.validated(float(latency_ms))
         low, high = bootstrap_interval(values, confidence=self.goal.confidence, samples=2000)
+        low_ms, high_ms = percentile_interval_ms(seconds, self.goal.percentile, self.goal.confidence)
         point = self.trials[trial].point
         return FrontPoint(
             label=point.label(),
@@ -166,6 +188,8 @@ class Tuning:
             validated=float(values.mean()),
             low=low,
             high=high,
+            low_ms=low_ms,
+            high_ms=high_ms,
             details={"trial": trial, "point": point.to_json()},
         )
 
@@ -185,7 +209,7 @@ class Tuning:
         return np.concatenate(values), np.concatenate(seconds)
 
     def _choose(self, fold: Fold, latency_ms: float, among: Mask | None = None) -> int:
-        """The trial of highest quality on a fold's tuning queries among those that are fast enough there."""
+        """The best trial by ``cautious`` on a fold's tuning queries among those that are fast enough there."""
         latency, quality = self._figures(fold)
         if among is not None:
             latency = np.where(among, latency, np.inf)
@@ -198,7 +222,7 @@ class Tuning:
     def _figures(self, fold: Fold) -> tuple[Floats, Floats]:
         if id(fold) not in self._kept:
             answers = fold.tuning[self.query]
-            self._kept[id(fold)] = self.latency(answers), self.quality(answers)
+            self._kept[id(fold)] = self.latency(answers), self.cautious(answers)
         return self._kept[id(fold)]
 
     _kept: dict[int, tuple[Floats, Floats]] = field(default_factory=dict, init=False, repr=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ class Evaluation:
     Args:
         config: the cascade.
         query: int64 [n], number of the recorded query that each answers.
+        query_ids: of all recorded queries.
         measures: by name, float64 [n]; nan where the query has no judgments, 0 where it was refused or failed.
         seconds: float64 [n], from arrival to answer; inf where it was refused.
         degraded: bool [n], which stages could not do all they were planned to do.
@@ -34,6 +35,7 @@ class Evaluation:
 
     config: CascadeConfig
     query: npt.NDArray[np.int64]
+    query_ids: Sequence[str]
     measures: Mapping[str, Floats]
     seconds: Floats
     degraded: npt.NDArray[np.bool_]
@@ -56,6 +58,10 @@ class Evaluation:
     def latency_ms(self, percentile: float) -> float:
         """Nearest-rank percentile (above 0, at most 100) of the seconds, in milliseconds; inf where refusals reach."""
         return percentile_ms(self.seconds, percentile)
+
+    def latency_interval_ms(self, percentile: float, confidence: float = 0.95) -> tuple[float, float | None]:
+        """Confidence interval of a percentile of the seconds, in milliseconds; see ``percentile_interval_ms``."""
+        return percentile_interval_ms(self.seconds, percentile, confidence)
 
     @property
     def over_budget(self) -> float | None:
@@ -95,7 +101,8 @@ class Evaluation:
         Raises:
             InputError: pandas is not installed.
         """
-        columns: dict[str, Any] = {"query": self.query, "ms": self.seconds * 1000, **self.measures}
+        query_ids = [self.query_ids[query] for query in self.query.tolist()]
+        columns: dict[str, Any] = {"query_id": query_ids, "ms": self.seconds * 1000, **self.measures}
         columns |= {"degraded": self.degraded, "refused": self.refused}
         columns |= {f"{name} scored": values for name, values in self.scored.items()}
         columns |= {f"{name} ms": values * 1000 for name, values in self.stage_seconds.items()}
@@ -112,6 +119,34 @@ def percentile_ms(seconds: Floats, percentile: float) -> float:
     """Nearest-rank percentile in milliseconds, so that some answer really took that long."""
     position = max(0, math.ceil(percentile / 100 * len(seconds) - 1e-9) - 1)
     return float(np.partition(seconds, position)[position] * 1000)
+
+
+def percentile_interval_ms(seconds: Floats, percentile: float, confidence: float) -> tuple[float, float | None]:
+    """Bounds of the percentile that all answers have, told from some, in milliseconds; whatever the distribution.
+
+    Of n independent latencies, the number below the p-quantile is binomial, so the r-th smallest is above it with
+    probability P(B < r) and below it with P(B >= r) (David & Nagaraja, Order Statistics, 3rd edition, section 7.1).
+
+    Args:
+        seconds: float64 [n].
+        percentile: above 0 and below 100.
+        confidence: that it lies between the bounds, half of the rest on either side.
+
+    Returns:
+        The lower bound, 0 where so few answers tell none; and the upper, None where they tell none.
+
+    >>> percentile_interval_ms(np.arange(1.0, 101.0) / 1000, 50, 0.95), percentile_interval_ms(np.ones(9), 95, 0.95)
+    ((40.0, 61.0), (1000.0, None))
+    """
+    n, share, tail = len(seconds), percentile / 100, (1 - confidence) / 2
+    k = np.arange(n)
+    gamma = np.array([math.lgamma(value) for value in range(1, n + 2)])
+    below = np.exp(gamma[n] - gamma[k] - gamma[n - k] + k * math.log(share) + (n - k) * math.log1p(-share)).cumsum()
+    # below[r - 1] is P(B < r)
+    low, high = int(np.count_nonzero(below <= tail)), int(np.count_nonzero(1 - below > tail))
+    rising = np.sort(seconds) * 1000
+    known = high < n and math.isfinite(rising[high])
+    return (float(rising[low - 1]) if low else 0.0), (float(rising[high]) if known else None)
 
 
 def pandas() -> Any:

@@ -26,6 +26,7 @@ class FrontPoint:
         validated_ms: the percentile on queries that the choice did not see.
         validated: the mean on those.
         low, high: confidence interval of ``validated``.
+        low_ms, high_ms: confidence interval of ``validated_ms``; None where there are too few queries for an end.
         details: anything else that JSON can hold.
     """
 
@@ -36,6 +37,8 @@ class FrontPoint:
     validated: float
     low: float
     high: float
+    low_ms: float
+    high_ms: float | None
     details: dict[str, Any] = field(default_factory=dict)
 
 
@@ -44,7 +47,7 @@ class ParetoFront:
     """The best quality for each latency.
 
     Args:
-        points: rising in both latency and quality.
+        points: rising in latency, and in quality but for a margin that was left where it was chosen by few queries.
         measure: what quality is.
         percentile: of the latency.
 

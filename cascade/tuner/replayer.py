@@ -168,7 +168,7 @@ class Replayer:
 
     def _steady(self, quantile: float) -> SteadyCosts:
         if quantile not in self._costs:
-            self._costs[quantile] = SteadyCosts(self.recording.profile(quantile))
+            self._costs[quantile] = SteadyCosts.of(self.recording, quantile)
         return self._costs[quantile]
 
     def _simulator(self, cascade: OpenedCascade, costs: CostModel, servers: int = 1) -> Simulator:
@@ -238,6 +238,7 @@ class Replayer:
         return Evaluation(
             config=config,
             query=query,
+            query_ids=[query.query_id for query in self.recording.queries],
             measures=measures,
             seconds=np.array([answer.seconds for answer in answers]),
             degraded=np.array([answer.degraded for answer in answers], np.bool_),

@@ -71,7 +71,7 @@ def _comments(tuned: Tuned) -> list[str]:
         chosen.label + ".",
         f"Expected, on queries that it was not chosen by: {goal.measure} {chosen.validated:.3f} "
         f"({chosen.low:.3f} to {chosen.high:.3f} at {goal.confidence:.0%} confidence), "
-        f"p{goal.percentile:g} {chosen.validated_ms:.1f} ms.",
+        f"{_latency(chosen, goal)}.",
         f"Recorded on {header.machine}, {header.index.documents} documents.",
         *_warnings(tuned),
     ]
@@ -89,6 +89,12 @@ def _warnings(tuned: Tuned) -> list[str]:
         lines.append(
             "Warning: it has no budget_ms, so that nothing ends a slow query; state one, here or with each query, "
             "where answers must be on time."
+        )
+    listwise = [entry.settings.name for entry in tuned.config.stages if entry.kind.role == "listwise"]
+    if listwise:
+        lines.append(
+            f"Approximate: {', '.join(listwise)} scored each candidate in the window in which it was recorded, which "
+            "another depth would fill differently; 'cascade tune --verify' measures it."
         )
     return lines
 
@@ -213,8 +219,13 @@ def _wasted(tuned: Tuned) -> list[str]:
 def _figures(point: FrontPoint, goal: Goal) -> str:
     return (
         f"{goal.measure} {point.validated:.3f} ({point.low:.3f} to {point.high:.3f} at {goal.confidence:.0%}), "
-        f"p{goal.percentile:g} {point.validated_ms:.1f} ms"
+        f"{_latency(point, goal)}"
     )
+
+
+def _latency(point: FrontPoint, goal: Goal) -> str:
+    end = "or more" if point.high_ms is None else f"to {point.high_ms:.1f}"
+    return f"p{goal.percentile:g} {point.validated_ms:.1f} ms ({point.low_ms:.1f} {end})"
 
 
 def _finite(value: float) -> float | None:

@@ -219,10 +219,17 @@ class RecordedSeconds:
 
 
 class SteadyCosts(CostModel):
-    """A cost model of a machine that stays as it was when it was measured: it learns nothing.
+    """A cost model of a machine that stays as it was when it was measured: it learns nothing more.
 
     So what one query costs does not depend on those before it, and queries can be replayed in any order.
     """
+
+    @classmethod
+    def of(cls, recording: Recording, quantile: float) -> SteadyCosts:
+        """What an engine believes once it has followed tasks like the recorded ones."""
+        costs = cls(recording.profile(quantile))
+        costs.settle(recording.samples())
+        return costs
 
     def observe(self, key: str, work: Work, seconds: float) -> None:
         """Learns nothing."""

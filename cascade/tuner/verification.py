@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,6 +23,9 @@ from cascade.tuner.replayer import Replayer
 LATENCY_WITHIN = 0.10
 QUALITY_WITHIN = 0.005
 WARM_UP = 5
+"""Queries without a budget before those that count, ..."""
+SETTLING = 20
+"""and under it, so that the engine's beliefs have settled, as they have in replay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,9 @@ def verify(
         with Cascade(config, index=index, costs=costs, threads=threads) as engine:
             for query in queries[:WARM_UP]:
                 engine.search(query, budget_ms=None)
+            for query in queries[:SETTLING]:
+                with contextlib.suppress(DeadlineExceeded):
+                    engine.search(query, budget_ms=FROM_CONFIG)
             for query in queries:
                 try:
                     ranking = engine.search(query, budget_ms=FROM_CONFIG)

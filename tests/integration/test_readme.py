@@ -6,21 +6,28 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 
 from cascade.cli.app import run_command
 from cascade.demo import gather, load_questions
+from cascade.demo.questions import Report
 from cascade.load import parse_config
 from cascade.planner import plan
 from cascade.registry import Registry
 from cascade.training import Progress, Trainer, TrainingReport, trainer
+from cascade.tuner.space import SpaceSettings
+from cascade.types import Document, Qrel, Query
+from cascade.yamltree import parse_yaml
 from stages.training import DistillSettings, TrainSettings
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
 MODULES = {"csv", "shutil", "builtins"}
+QUESTIONS = 8
+FOR_FEW_QUESTIONS = " --budget-ms 500 --percentile 75 --confidence 0.8"
 
 
 def blocks(language: str) -> list[str]:
@@ -32,12 +39,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a reader of the README stands: a checkout, and a corpus, queries and judgments of their own."""
     folder = tmp_path_factory.mktemp("reader")
     shutil.copytree(ROOT / "configs", folder / "configs")
-    documents = [document for document in gather() if document.metadata["module"] in MODULES]
-    queries, qrels, _ = load_questions({document.doc_id for document in documents})
+    documents = _few_documents()
+    queries, qrels, _ = _few_questions({document.doc_id for document in documents})
     corpus = ({"_id": d.doc_id, "title": d.title, "text": d.text} for d in documents)
     (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in corpus))
     (folder / "queries.jsonl").write_text(
-        "".join(json.dumps({"_id": query.query_id, "text": query.text}) + "\n" for query in queries[:8])
+        "".join(json.dumps({"_id": query.query_id, "text": query.text}) + "\n" for query in queries)
     )
     (folder / "qrels.tsv").write_text(
         "query-id\tcorpus-id\tscore\n" + "".join(f"{q.query_id}\t{q.doc_id}\t{q.relevance}\n" for q in qrels)
@@ -45,19 +52,39 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("text", blocks("yaml"))
+def _few_documents() -> list[Document]:
+    return [document for document in gather() if document.metadata["module"] in MODULES]
+
+
+def _few_questions(doc_ids: Collection[str]) -> tuple[list[Query], list[Qrel], Report]:
+    """The demo's collection at small size."""
+    queries, qrels, report = load_questions(doc_ids)
+    asked = {query.query_id for query in queries[:QUESTIONS]}
+    return queries[:QUESTIONS], [qrel for qrel in qrels if qrel.query_id in asked], report
+
+
+@pytest.mark.parametrize("text", [text for text in blocks("yaml") if "stages:" in text])
 def test_yaml_is_planned(text: str) -> None:
     assert plan(parse_config(text)).stages
+
+
+@pytest.mark.parametrize("text", [text for text in blocks("yaml") if "stages:" not in text])
+def test_yaml_without_stages_is_a_search_space(text: str) -> None:
+    assert SpaceSettings.model_validate(parse_yaml(text, "README.md").data).rerankers
 
 
 def test_commands_run_in_order_and_then_the_python(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
+    monkeypatch.setattr("cascade.demo.export.gather", _few_documents)
+    monkeypatch.setattr("cascade.demo.export.load_questions", _few_questions)
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("cascade ")]
-    assert len(lines) >= 5
+    assert len(lines) >= 10
     for line in lines:
-        assert run_command(shlex.split(line)[1:]) == 0, line
+        few = FOR_FEW_QUESTIONS if line.startswith("cascade tune") else ""
+        assert run_command(shlex.split(line + few)[1:]) == 0, line
+    assert json.loads(Path("tuned.verified.json").read_text())
     assert Path("run.trec").read_text().count("\n") > 100
     capsys.readouterr()
     users = [block for block in blocks("python") if "KIND" not in block]
@@ -95,7 +122,6 @@ def test_commands_that_train_have_flags_and_recipes_that_fit(
 
 def test_the_stage_of_the_readme_is_a_full_citizen(tmp_path: Path) -> None:
     from cascade.api import Cascade
-    from cascade.types import Document
 
     (block,) = (block for block in blocks("python") if "KIND" in block)
     names: dict[str, object] = {"__name__": "recency"}

@@ -207,6 +207,36 @@ def test_a_machine_turned_ten_times_slower_is_followed_and_forgotten():
     assert all(record.answered_s <= record.run.deadline.at for record in records)
 
 
+@pytest.mark.parametrize("budget_s", [0.0, 0.001, 0.1])
+def test_a_hogged_processor_and_a_storm_of_collections_cost_depth_and_never_the_answer(budget_s):
+    """From second 10 on another program takes the processor at times, from 20 on the world stops for 30 ms at times."""
+    rng = np.random.default_rng(11)
+    opened = cascade(
+        stage("bm25", FakeRetriever(PASSAGES, 100), 200),
+        stage("ce", FakeReranker(varied_lengths(PASSAGES)), 10),
+        passages=PASSAGES,
+    )
+    real = costs_of(opened)
+    plain = NoisySeconds(real, rng, 0.1)
+
+    def seconds(task, work, now):
+        hog = float(rng.uniform(1, 6)) if 10 < now < 20 else 1.0
+        pause = 0.03 if 20 < now < 30 and rng.random() < 0.05 else 0.0
+        return hog * plain(task, work, now) + pause
+
+    simulator = Simulator(opened, model(real, spread=1.3), seconds)
+    records = list(simulator.run([Arrival(0.2 * i, QUERIES[i % 50], budget_s) for i in range(200)]))
+    assert len(records) == 200
+    assert all(record.answered_s <= record.run.deadline.at for record in records)
+    assert [problem for record in records for problem in violations(record, PASSAGES)] == []
+    if budget_s > 0.001:
+        assert all(len(record.order) == PASSAGES for record in records)
+        calm, hogged, stormy, after = (scored(records[start : start + 50]) for start in (0, 50, 100, 150))
+        assert float(np.mean(stormy)) > 0.25 * float(np.mean(calm))
+        assert 5 < float(np.mean(hogged)) < 0.7 * float(np.mean(calm))
+        assert float(np.mean(after)) > 0.9 * float(np.mean(calm))
+
+
 def test_a_withdrawn_query_is_dropped_within_one_batch():
     rng = np.random.default_rng(1)
     lengths = varied_lengths(PASSAGES)

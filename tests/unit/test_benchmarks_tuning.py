@@ -42,7 +42,7 @@ def evaluation(quality: list[float], ms: list[float]) -> Evaluation:
     config = parse_config("version: 1\nname: written\nstages: [{name: bm25, kind: bm25, top_k: 10}]\n")
     one = trial("written", quality, ms)
     no = np.zeros(8, np.bool_)
-    return Evaluation(config, np.arange(8), {"nDCG@10": one.quality}, one.seconds, no, no, {}, {})
+    return Evaluation(config, np.arange(8), [str(i) for i in range(8)], {"nDCG@10": one.quality}, one.seconds, no, no, {}, {})
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,20 @@ def test_a_guess_relaxes_until_something_is_tried():
     assert model.rates("new/score").seconds(WORKS[4]) < 0.01
 
 
+def test_a_model_settles_to_what_it_is_on_average_while_it_follows_tasks():
+    """Twice as slow as it was measured to be, and far steadier than its spread says; the last task does not decide."""
+    profile = CostProfile(0.99, machine(), {"k": Cost(Rates(0.001), spread=3.0, samples=100, deviation=0.4)})
+    rng = np.random.default_rng(0)
+    noisy = 0.002 * np.exp(rng.normal(0, 0.05, 400))
+    settled = CostModel(profile)
+    settled.settle({"k": [Sample(Work(1.0), float(seconds)) for seconds in (*noisy, 0.008)], "unknown": []})
+    assert 0.0021 < settled.rates("k").fixed_s < 0.0026
+    assert not settled.knows("unknown")
+    followed = CostModel(profile)
+    followed.observe("k", Work(1.0), 0.008)
+    assert followed.rates("k").fixed_s > settled.rates("k").fixed_s
+
+
 def test_replacing_the_profile_forgets_what_was_learnt():
     model = CostModel(profile())
     observe(model, 100.0, 50)

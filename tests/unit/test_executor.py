@@ -13,7 +13,7 @@ from cascade.clock import Deadline, MonotonicClock, VirtualClock
 from cascade.cost import CostModel
 from cascade.engine import FINISH_S, QueryRun
 from cascade.errors import Cancelled, CascadeError, Overloaded
-from cascade.executor import HUNG_FACTOR, HUNG_UNKNOWN_S, Executor, hangs
+from cascade.executor import HUNG_FACTOR, HUNG_UNKNOWN_S, Executor, hangs, is_stuck
 from cascade.stage import Work
 from cascade.tasks import Healthy, OpenedCascade, Outcome
 from cascade.types import Candidates, Query
@@ -189,6 +189,37 @@ def test_a_hung_worker_is_replaced_and_its_query_goes_on_without_the_stage(bench
     recovered = made.executor.submit(made.run())
     assert finished(recovered.future)
     assert recovered.run.trace.stages[1].reason == "complete"
+
+
+def test_other_queries_go_on_while_a_worker_is_stuck_and_what_it_brings_back_counts(bench):
+    gate = Hangs(times=1)
+    made = bench(two_stages(fault=gate))
+    stuck = made.executor.submit(made.run())
+    assert gate.entered.wait(GUARD_S)
+    made.clock.advance(1.0)
+    made.executor.relieve_stuck()
+    other = made.executor.submit(made.run())
+    assert finished(other.future)
+    assert other.run.trace.stages[1].reason == "complete"
+    assert not stuck.future.done()
+    gate.release.set()
+    assert finished(stuck.future)
+    assert stuck.run.trace.stages[1].reason == "complete"
+    after = made.executor.submit(made.run())
+    assert finished(after.future)
+    assert made.executor.relieve_stuck() == 0
+
+
+def test_a_task_is_stuck_after_some_times_its_prediction():
+    opened = two_stages()
+    run = QueryRun(opened, QUERY, clock=VirtualClock(), deadline=Deadline.never(), costs=model(costs_of(opened)))
+    task = run.start()
+    assert task is not None
+    assert not is_stuck(task._replace(predicted_s=0.001), 0.09)
+    assert is_stuck(task._replace(predicted_s=0.001), 0.11)
+    assert not is_stuck(task._replace(predicted_s=1.0), 4.9)
+    assert is_stuck(task._replace(predicted_s=1.0), 5.1)
+    assert not is_stuck(task._replace(predicted_s=0.0), 1.9)
 
 
 def test_what_a_retired_worker_brings_back_is_ignored(bench):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from cascade.errors import InputError
 from cascade.tuner import First, Goal, Limits, Point, Tuning
 from cascade.tuner.choice import ENOUGH, Fold, split
 from cascade.tuner.study import Trial
+from tests.tuner_for_tests import CASCADE, Machine, config_of
 
 
 def trial(name: str, quality: list[float], ms: list[float]) -> Trial:
@@ -82,3 +85,23 @@ def test_either_half_is_large_enough_for_the_percentile() -> None:
 def test_a_goal_out_of_range_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
         Goal(**{"budget_ms": 50, **wrong})
+
+
+def test_what_is_better_only_by_chance_does_not_drive_out_what_was_written() -> None:
+    """Forty queries: the one found is ahead by as much as 40 coins may give; the other one on nearly every query."""
+    rng = np.random.default_rng(2)
+    base = rng.uniform(0.3, 0.7, 40)
+    written = trial("written", base.tolist(), [20.0] * 40)
+    written = replace(written, point=replace(written.point, given=config_of(CASCADE, Machine())))
+    noise = rng.normal(0, 0.2, 40)
+    lucky = trial("lucky", (base + noise - noise.mean() + 0.02).tolist(), [20.0] * 40)
+    better = trial("better", (base + 0.01 + rng.normal(0, 0.005, 40)).tolist(), [20.0] * 40)
+    everybody = np.ones(40, np.bool_)
+
+    def chosen(*trials: Trial) -> list[str]:
+        tuning = Tuning(trials, np.arange(40), split(everybody), Goal(50.0, confidence=0.9))
+        return [point.label for point in tuning.front()]
+
+    assert chosen(written, lucky) == [written.point.label()]
+    assert chosen(written, lucky, better) == ["better"]
+    assert chosen(lucky, better) == ["lucky"]

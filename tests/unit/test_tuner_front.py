@@ -15,7 +15,7 @@ figures = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12)), min_size=1
 
 
 def point(latency_ms: float, quality: float) -> FrontPoint:
-    return FrontPoint(f"{latency_ms}", latency_ms, quality, latency_ms, quality, quality, quality)
+    return FrontPoint(f"{latency_ms}", latency_ms, quality, latency_ms, quality, quality, quality, latency_ms, None)
 
 
 @given(figures)

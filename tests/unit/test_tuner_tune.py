@@ -100,6 +100,14 @@ def test_a_choice_that_does_not_keep_the_budget_comes_with_a_warning(tuned: Tune
             assert ("Warning: it has no budget_ms" in text) == endless
 
 
+def test_a_choice_with_a_listwise_stage_is_marked_as_approximate(tuned: Tuned, tmp_path: Path) -> None:
+    text = CASCADE + "  - {name: list, kind: made_up_listwise, seed: 9, top_k: 5}\n"
+    other = replace(tuned, config=parse_config(text, registry=REGISTRY))
+    for written in ("\n".join(summary(other)), tuned_yaml(other, tmp_path, REGISTRY)):
+        assert "Approximate: list scored each candidate in the window in which it was recorded" in written
+    assert "Approximate" not in "\n".join(summary(tuned))
+
+
 def test_a_stage_that_all_or_none_have_is_not_passed_over(recording: Recording) -> None:
     settings = SpaceSettings(retrievers=[["words"]], rerankers=[[], ["quick"]], budgets_ms=[None])
     space = SearchSpace.of(recording, settings, registry=REGISTRY)
@@ -253,9 +261,12 @@ def test_a_replay_is_a_table_and_a_record(recording: Recording) -> None:
     space = SearchSpace.of(recording, registry=REGISTRY)
     config = space.config(next(space.points()))
     evaluation = Replayer(recording, Judgments.of(judgments(recording), recording), registry=REGISTRY).run(config)
-    assert len(evaluation.to_frame()) == 24
+    assert list(evaluation.to_frame()["query_id"]) == [query.query_id for query in recording.queries]
     low, high = evaluation.interval("nDCG@10")
     assert low < evaluation.mean("nDCG@10") < high
+    low_ms, high_ms = evaluation.latency_interval_ms(50)
+    assert high_ms is not None
+    assert low_ms <= evaluation.latency_ms(50) <= high_ms
     assert json.loads(json.dumps(evaluation.to_json()))["answers"] == 24
     without = replay(recording, config)
     with pytest.raises(InputError, match="was not computed"):
