@@ -90,7 +90,11 @@ def tuning(result: Mapping[str, Any]) -> str:
         points = [{**one, "holds": _holds(one["holds"])} for one in result["verified"]["points"]]
         parts.append(_cells(points, list(points[0])))
         within = f"within {LATENCY_WITHIN:.0%} of the latency and {QUALITY_WITHIN:g} of the quality"
-        parts.append(f"{result['verified']['held']} of {len(points)} {within}.")
+        apart = sum(abs(one["again_ms"] / one["measured_ms"] - 1) > LATENCY_WITHIN for one in points)
+        parts.append(
+            f"{result['verified']['held']} of {len(points)} {within}. "
+            f"Measured once more, {apart} of them are that far from what they were themselves."
+        )
     return "\n\n".join(parts)
 
 

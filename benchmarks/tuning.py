@@ -277,25 +277,32 @@ def to_verify(tuning: Tuning, most: int) -> list[int]:
 def _verified(tuned: Tuned, judgments: Judgments, arguments: argparse.Namespace) -> dict[str, Any]:
     points = [tuned.tuning.trials[i].point for i in to_verify(tuned.tuning, arguments.verify)]
     configs = [(point.label(), replace(tuned.space.config(point), folder=arguments.folder)) for point in points]
-    goal = tuned.tuning.goal
-    found = verify(
-        configs,
-        tuned.space.recording,
-        judgments,
-        Index.open(arguments.index),
-        measure=goal.measure,
-        percentile=goal.percentile,
-        threads=arguments.threads,
+    goal, index = tuned.tuning.goal, Index.open(arguments.index)
+    found, again = (
+        verify(
+            configs,
+            tuned.space.recording,
+            judgments,
+            index,
+            measure=goal.measure,
+            percentile=goal.percentile,
+            threads=arguments.threads,
+        )
+        for _ in range(2)
     )
-    rows = []
-    for one in found:
-        latency, quality = (one.predicted_ms, one.measured_ms), (one.predicted, one.measured)
-        cells = [*(f"{ms:.1f}" for ms in latency), *(f"{value:.4f}" for value in quality)]
+    rows, apart = [], []
+    for one, other in zip(found, again, strict=True):
+        times = (one.predicted_ms, one.measured_ms, other.measured_ms)
+        cells = [*(f"{ms:.1f}" for ms in times), *(f"{value:.4f}" for value in (one.predicted, one.measured))]
         rows.append([one.label, *cells, _holds(one.holds)])
-    print_table(["cascade", "predicted, ms", "measured, ms", "predicted", "measured", "holds"], rows)
+        apart.append(abs(other.measured_ms / one.measured_ms - 1))
+    heads = ["cascade", "predicted, ms", "measured, ms", "measured again, ms", "predicted", "measured", "holds"]
+    print_table(heads, rows)
     held = sum(one.holds for one in found)
     print(f"{held} of {len(found)} within {LATENCY_WITHIN:.0%} of the latency and {QUALITY_WITHIN:g} of {goal.measure}")
-    return {"held": held, "points": [one.to_json() for one in found]}
+    print(f"of the same cascades measured twice, {sum(by > LATENCY_WITHIN for by in apart)} differ by more than that")
+    points = [{**one.to_json(), "again_ms": other.measured_ms} for one, other in zip(found, again, strict=True)]
+    return {"held": held, "points": points}
 
 
 if __name__ == "__main__":

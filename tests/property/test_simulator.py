@@ -234,7 +234,7 @@ def test_a_hogged_processor_and_a_storm_of_collections_cost_depth_and_never_the_
         calm, hogged, stormy, after = (scored(records[start : start + 50]) for start in (0, 50, 100, 150))
         assert float(np.mean(stormy)) > 0.25 * float(np.mean(calm))
         assert 5 < float(np.mean(hogged)) < 0.7 * float(np.mean(calm))
-        assert float(np.mean(after)) > 0.9 * float(np.mean(calm))
+        assert float(np.mean(after)) > 0.8 * float(np.mean(calm))
 
 
 def test_a_withdrawn_query_is_dropped_within_one_batch():
