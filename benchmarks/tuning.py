@@ -301,8 +301,8 @@ def _verified(tuned: Tuned, judgments: Judgments, arguments: argparse.Namespace)
     held = sum(one.holds for one in found)
     print(f"{held} of {len(found)} within {LATENCY_WITHIN:.0%} of the latency and {QUALITY_WITHIN:g} of {goal.measure}")
     print(f"of the same cascades measured twice, {sum(by > LATENCY_WITHIN for by in apart)} differ by more than that")
-    points = [{**one.to_json(), "again_ms": other.measured_ms} for one, other in zip(found, again, strict=True)]
-    return {"held": held, "points": points}
+    both = [{**one.to_json(), "again_ms": other.measured_ms} for one, other in zip(found, again, strict=True)]
+    return {"held": held, "points": both}
 
 
 if __name__ == "__main__":

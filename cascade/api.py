@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 from cascade.arguments import FROM_CONFIG, Budget, as_documents, as_query, as_seconds, check_top_k
 from cascade.calibration import SAMPLE, TEXT_WARM_UP, WARM_UP, calibrate, knows_all
 from cascade.clock import Clock, Deadline, MonotonicClock
+from cascade.cores import cores
 from cascade.cost import CostModel, CostProfile, joined
 from cascade.engine import QueryRun
 from cascade.errors import BadIndex, InputError, Overloaded
@@ -87,7 +87,7 @@ class Cascade:
         self.plan: Plan = plan(config)
         self.index = index
         self._clock: Clock = MonotonicClock() if clock is None else clock
-        threads = max(1, _cores() // workers) if threads is None else threads
+        threads = max(1, cores() // workers) if threads is None else threads
         self._stages = LoadedStages(self.plan, Context(config.folder), threads)
         self._opened: OpenedCascade | None = None
         self._scaled: dict[float, OpenedCascade] = {}
@@ -372,7 +372,7 @@ def index_corpus(
         ModelError: when a model cannot be loaded.
     """
     planned = plan(config)
-    stages = LoadedStages(planned, Context(config.folder), _cores() if threads is None else threads)
+    stages = LoadedStages(planned, Context(config.folder), cores() if threads is None else threads)
     return build_index(target, corpus, stages.indexed(), planned.passages, force=force, progress=progress)
 
 
@@ -398,9 +398,3 @@ def profile_at(path: Path) -> CostProfile | None:
     except InputError as error:
         logger.warning("%s; measuring anew", error)
         return None
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -12,7 +12,6 @@ import functools
 import itertools
 import json
 import math
-import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cascade.cores import cores
 from cascade.errors import InputError
 from cascade.io import write_json_atomic
 from cascade.stage import Work
@@ -123,7 +123,7 @@ def machine() -> str:
     if cpuinfo.exists():
         names = (line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line)
         model = next(names, model)
-    return f"{platform.system()} {platform.machine()}, {model}, {os.cpu_count()} cores"
+    return f"{platform.system()} {platform.machine()}, {model}, {cores()} cores"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from cascade.cli.options import Config, IndexDir, Queries
 from cascade.cli.output import messages, progress_bar
+from cascade.cores import cores
 from cascade.errors import InputError
 from cascade.index import Index
 from cascade.io import read_queries
@@ -49,7 +49,7 @@ def record(
         raise InputError(f"{out}: expected an existing folder {out.parent}, found none; create it first")
     require_new(out, force)
     asked = read_queries(queries)[:limit]
-    subject = Subject.open(checked, Index.open(index), _cores() if threads is None else threads)
+    subject = Subject.open(checked, Index.open(index), cores() if threads is None else threads)
     retrievers = [entry.settings.top_k for entry in checked.entries() if entry.role == "retriever"]
     documents = DEEPER * max(retrievers) if depth is None else depth
     with progress_bar() as told:
@@ -65,7 +65,3 @@ def record(
     names = ", ".join(unit.name for unit in header.units)
     messages.print(f"{out}: {len(asked)} queries, {documents} documents deep, {size:.1f} MB: {names}", markup=False)
     messages.print(f"Any cascade can be replayed that takes up to {documents} documents from a retriever", markup=False)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -91,8 +91,8 @@ class Fold:
 def margins(gains: Floats, confidence: float) -> Floats:
     """float64 [m]: how far each of several mean gains may be above the true one by chance, with confidence for all.
 
-    The largest studentised deviation of any of them from its mean, over bootstrap samples of the queries, is taken at the
-    quantile ``confidence``: the reality check of White (Econometrica 68, 2000) with the studentised statistic of
+    The largest studentised deviation of any of them from its mean, over bootstrap samples of the queries, is taken at
+    the quantile ``confidence``: the reality check of White (Econometrica 68, 2000) with the studentised statistic of
     Hansen (Journal of Business & Economic Statistics 23, 2005). Gains that go together cost no more than one.
 
     Args:
@@ -102,7 +102,7 @@ def margins(gains: Floats, confidence: float) -> Floats:
     count = gains.shape[1]
     if count < 2:
         return np.zeros(len(gains))
-    error = gains.std(axis=1, ddof=1) / np.sqrt(count)
+    error: Floats = gains.std(axis=1, ddof=1) / np.sqrt(count)
     varies = error > 0
     if not varies.any():
         return error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 import sys
 import threading
 import warnings
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from cascade.cores import cores
 from cascade.errors import ModelError
 from stages.models.loading import quiet_transformers
 from stages.runtimes.choice import Ints
@@ -73,7 +73,7 @@ class OpenVINORuntime(CompiledRuntime):
                 self.infer((np.zeros(shape, np.int64), np.ones(shape, np.int64), np.zeros(shape, np.int64)))
 
     def _compile(self, threads: int) -> None:
-        streams = max(1, _cores() // threads)
+        streams = max(1, cores() // threads)
         options = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": streams,
@@ -139,7 +139,3 @@ def _quantize(model: Any, inputs: list[dict[str, Ints]]) -> Any:
         return nncf.quantize(
             model, nncf.Dataset(inputs), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(inputs)
         )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
