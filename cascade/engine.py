@@ -22,6 +22,7 @@ from cascade.errors import Cancelled, DeadlineExceeded, StageError
 from cascade.ranking import best_passages, cut, hits, interleave, merge, reorder
 from cascade.reranking import rerank
 from cascade.retrieval import fuse, judge, retrieve
+from cascade.stage import Work
 from cascade.stagerun import ENCODING, StageRun, Steps
 from cascade.tasks import Health, Healthy, OpenedCascade, OpenedStage, Outcome, Task
 from cascade.trace import Reason, StageTrace, Trace
@@ -261,11 +262,13 @@ class QueryRun:
     def _fuse(self, fusion: StageRun) -> Steps:
         """Several retrievers, one after the other, then what merges them."""
         retrievers = fusion.stage.retrievers
+        most = sum(self.cascade.rows_wanted(inner.planned.top_k) for inner in retrievers)
+        fusing_s = self._costs.rates(fusion.stage.key("fuse")).seconds(Work(pairs=float(most)))
         for i, inner in enumerate(retrievers):
             now = self._clock.now()
-            later_s = [self._minimum(other) for other in retrievers[i + 1 :]]
-            reserve_s = scheduler.reserve(later_s, fusion.deadline - now - self._minimum(inner))
-            deadline = scheduler.stage_deadline(now, fusion.deadline, inner.planned.budget_s, 0.0, reserve_s)
+            end = fusion.deadline - (fusing_s if i > 0 else 0.0)  # what the first one finds is an answer by itself
+            reserve_s = scheduler.reserve(map(self._minimum, retrievers[i + 1 :]), end - now - self._minimum(inner))
+            deadline = scheduler.stage_deadline(now, end, inner.planned.budget_s, 0.0, reserve_s)
             run = self._begin(inner, deadline, fusion.latest)
             if blocked := self._health.blocked(inner.planned.name):
                 run.end("failed" if inner.planned.on_error == "fail" else "skipped", blocked)
@@ -304,7 +307,7 @@ class QueryRun:
         encode_s = self._costs.rates(stage.key("encode")).seconds(ENCODING)
         if not stage.reranks:
             return encode_s + stage.ranges * self._costs.typical_s(stage.key("search"))
-        return encode_s + scheduler.typical_seconds(self._costs.rates(stage.key(stage.scoring)))
+        return encode_s + scheduler.typical_seconds(self._costs.rates(stage.key(stage.scoring)), stage.together)
 
     def _needed_units(self) -> list[OpenedStage]:
         """Whose least makes an answer worth having."""

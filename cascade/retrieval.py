@@ -89,6 +89,8 @@ def fuse(run: StageRun, fallback: Callable[[Sequence[tuple[Rows, Scores]]], tupl
     outcome = (yield from run.tried(task)) if run.may_start(task) else None
     if outcome is None:
         run.end("budget", "no time to fuse")
+        if run.left_s > 0:
+            run.costs.relax(run.key)
     elif outcome.error is not None:
         run.fail(outcome.error)
     else:

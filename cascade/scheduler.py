@@ -39,7 +39,6 @@ LONGEST_FINISH_S = 0.005
 """Most that is kept back for that way."""
 TYPICAL_TOKENS = 128.0
 """Length of a candidate that nothing is known of."""
-_TYPICAL = Work(1.0, TYPICAL_TOKENS, TYPICAL_TOKENS * TYPICAL_TOKENS)
 
 
 def stage_deadline(now: float, query_end: float, budget_s: float, carried_s: float, reserve_s: float) -> float:
@@ -291,9 +290,15 @@ def may_start(now: float, predicted_s: float, deadline: float) -> bool:
     return now < deadline and now + predicted_s <= deadline + ROUNDING_S
 
 
-def typical_seconds(rates: Rates) -> float:
-    """What a stage needs at least to be of any use, once the query is encoded: to score one typical candidate."""
-    return rates.seconds(_TYPICAL)
+def typical_seconds(rates: Rates, together: int = 1) -> float:
+    """What a stage needs at least to be of any use, once the query is encoded: to score typical candidates.
+
+    Args:
+        rates: cost of scoring.
+        together: how many it has to score at once: one, or a whole window of a listwise stage.
+    """
+    tokens = together * TYPICAL_TOKENS
+    return rates.seconds(Work(float(together), tokens, tokens * tokens))
 
 
 def adaptive_stop(scores: npt.NDArray[np.float32], known: npt.NDArray[np.bool_], top_k: int, confidence: float) -> bool:

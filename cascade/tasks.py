@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from cascade.index import Collection
 from cascade.planner import Plan, PlannedStage
+from cascade.scheduler import TYPICAL_TOKENS
 from cascade.stage import Batch, Fuser, ListwiseReranker, Opened, Retriever, Work
 
 Action: TypeAlias = Literal["encode", "search", "score", "window", "fuse"]
@@ -25,6 +26,7 @@ class OpenedStage:
         retrievers: of a fuser, what it fuses.
         scoring: the action that does its main work.
         ranges: of a retriever, in how many parts it searches the collection.
+        together: how many typical candidates it scores at once or not at all: those of a listwise stage's window.
     """
 
     planned: PlannedStage
@@ -33,10 +35,12 @@ class OpenedStage:
     retrievers: tuple[OpenedStage, ...] = ()
     scoring: Action = field(init=False)
     ranges: int = field(init=False)
+    together: int = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scoring", _scoring(self.opened))
         object.__setattr__(self, "ranges", len(self.opened.ranges()) if isinstance(self.opened, Retriever) else 0)
+        object.__setattr__(self, "together", _together(self.opened))
 
     def planned_as(self, planned: PlannedStage, retrievers: tuple[OpenedStage, ...]) -> OpenedStage:
         """The same under another plan; what it opened to is not asked again."""
@@ -61,6 +65,12 @@ def _scoring(opened: Opened) -> Action:
     if isinstance(opened, Fuser):
         return "fuse"
     return "window" if isinstance(opened, ListwiseReranker) else "score"
+
+
+def _together(opened: Opened) -> int:
+    if not isinstance(opened, ListwiseReranker):
+        return 1
+    return max(1, min(opened.window, int(opened.batch_tokens / TYPICAL_TOKENS)))
 
 
 @dataclass(frozen=True, slots=True)

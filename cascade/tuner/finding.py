@@ -128,6 +128,8 @@ class Finder:
         self._retrievers = self._stage.retrievers or (self._stage,)
         self._fused = bool(self._stage.retrievers)
         self._minima_s = [self.minimum(stage) for stage in self._retrievers]
+        most = sum(cascade.rows_wanted(stage.planned.top_k) for stage in self._retrievers)
+        self._fusing_s = self._predicted_fuse_s(Work(pairs=float(most))) if self._fused else 0.0
 
     def minimum(self, stage: OpenedStage) -> float:
         """Predicted seconds of the least that a retriever, or several and their fuser, can do; as the engine has it."""
@@ -228,10 +230,10 @@ class Finder:
     def _own_deadline(self, number: int, now: float, deadline: float) -> float:
         if not self._fused:
             return deadline
-        later_s = self._minima_s[number + 1 :]
-        reserve_s = scheduler.reserve(later_s, deadline - now - self._minima_s[number])
+        end = deadline - (self._fusing_s if number > 0 else 0.0)
+        reserve_s = scheduler.reserve(self._minima_s[number + 1 :], end - now - self._minima_s[number])
         own_s = self._retrievers[number].planned.budget_s
-        return scheduler.stage_deadline(now, deadline, own_s, 0.0, reserve_s)
+        return scheduler.stage_deadline(now, end, own_s, 0.0, reserve_s)
 
     def _fuse(self, parts: list[tuple[Rows, Scores]]) -> tuple[Rows, Scores]:
         fuser = self._stage.opened

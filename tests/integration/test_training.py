@@ -19,6 +19,7 @@ from stages.training import TRAIN, TrainSettings
 from stages.training.students.encoder import Colbert
 
 QUESTIONS = 120
+STEPS = 50
 COMMON = {
     "max_passage_tokens": 48,
     "max_query_tokens": 24,
@@ -57,11 +58,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(beir: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cross-encoder of two layers after 25 small steps, made by the command."""
+    """A cross-encoder of three layers after fifty small steps, made by the command."""
     out = tmp_path_factory.mktemp("trained") / "model"
-    settings = {**COMMON, "keep_layers": [0, 1], "eval_every": 25, "cache": str(cache)}
+    settings = {**COMMON, "keep_layers": [0, 1, 2], "eval_every": STEPS, "cache": str(cache)}
     more = [f"--set={name}={json.dumps(value)}" for name, value in settings.items()]
-    fixed = ["--data", str(beir), "--out", str(out), "--steps", "25", "--batch-queries", "4"]
+    fixed = ["--data", str(beir), "--out", str(out), "--steps", str(STEPS), "--batch-queries", "4"]
     assert run_command(["train", "cross-encoder", *fixed, *more]) == 0
     return out
 
@@ -75,9 +76,9 @@ def test_a_small_model_learns_to_beat_bm25(trained: Path) -> None:
 
 def test_the_folder_holds_a_model_and_its_history(trained: Path) -> None:
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 26))
-    assert "eval_mean" in next(line for line in lines if line["step"] == 25 and "loss" not in line)
-    assert load_cross_encoder(trained).config.layers == 2  # type: ignore[union-attr]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, STEPS + 1))
+    assert "eval_mean" in next(line for line in lines if line["step"] == STEPS and "loss" not in line)
+    assert load_cross_encoder(trained).config.layers == 3  # type: ignore[union-attr]
     assert not list(trained.with_name("model.training").glob("checkpoint-*"))
 
 

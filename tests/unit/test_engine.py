@@ -10,7 +10,9 @@ from cascade.cost import Rates
 from cascade.engine import QueryRun
 from cascade.errors import Cancelled, DeadlineExceeded, StageError
 from cascade.health import CircuitBreaker
+from cascade.scheduler import TYPICAL_TOKENS
 from cascade.schema import PassageSettings
+from cascade.stage import Work
 from cascade.tasks import Outcome
 from cascade.types import Candidates
 from tests.fakes import (
@@ -783,3 +785,45 @@ def test_a_query_is_not_encoded_when_nothing_could_be_scored_afterwards():
     assert encoded == [QUERY]
     trace = answer(opened, 0.0225, real=rates).trace.stages[1]
     assert (len(encoded), trace.detail) == (1, "no time to encode the query")
+
+
+def test_a_listwise_stage_needs_a_whole_window_at_least():
+    """640 tokens hold five candidates of typical length; what fits into no window is still one candidate."""
+    minima_s, windows_s = [], []
+    for batch_tokens, together in ((640, 5), (100_000, 10), (5, 1)):
+        opened = cascade(
+            stage("bm25", FakeRetriever(N, 50), 50),
+            stage("list", FakeListwise(LENGTHS, window=10, batch_tokens=batch_tokens), 10),
+            passages=N,
+            overload="refuse",
+        )
+        rates = costs_of(opened)
+        run = QueryRun(opened, QUERY, clock=VirtualClock(), deadline=Deadline.never(), costs=model(rates))
+        tokens = together * TYPICAL_TOKENS
+        minima_s.append(run.minimum_s)
+        windows_s.append(rates[opened.stages[1].key("window")].seconds(Work(together, tokens, tokens * tokens)))
+    assert np.diff(minima_s) == pytest.approx(np.diff(windows_s))
+    assert min(windows_s) < min(minima_s)
+
+
+def test_the_last_retriever_leaves_the_time_that_fusing_takes():
+    """Three ranges of 40 ms each and 30 ms to fuse: in 140 ms there is time for two ranges, not for all three."""
+    pair = [stage("x", FakeRetriever(N, 100), 50), stage("y", FakeRetriever(N, 34), 50)]
+    opened = cascade(stage("hybrid", FakeFuser(), 50, retrievers=pair), passages=N)
+    rates = costs_of(opened) | {pair[1].key("search"): Rates(0.04), opened.stages[0].key("fuse"): Rates(0.03)}
+    run = answer(opened, 0.14, real=rates)
+    (trace,) = run.trace.stages
+    assert [inner.scored for inner in trace.retrievers] == [100, 68]
+    assert trace.detail == "a retriever was cut short"
+
+
+def test_a_fusion_that_was_held_up_for_a_while_is_tried_again():
+    """Once, a moment in which the machine stood still made fusing look so dear that it was never done again."""
+    pair = [stage("x", FakeRetriever(N, 100), 50), stage("y", FakeRetriever(N, 100), 50)]
+    opened = cascade(stage("hybrid", FakeFuser(), 50, retrievers=pair), passages=N)
+    costs = model(costs_of(opened))
+    for _ in range(30):
+        costs.observe(opened.stages[0].key("fuse"), Work(100.0), 0.5)
+    details = [answer(opened, 0.1, known=costs).trace.stages[0].detail for _ in range(80)]
+    assert details[0] == "no time to fuse"
+    assert details[-1] == ""
