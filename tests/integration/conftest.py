@@ -69,7 +69,7 @@ class Small:
 def one_thread() -> Iterator[None]:
     """Threads that wait for each other on a busy machine cost more than they bring."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(api, "_cores", lambda: 1)
+        patched.setattr(api, "cores", lambda: 1)
         yield
 
 
