@@ -137,9 +137,9 @@ class Executor:
         self._condition, self._drained = threading.Condition(lock), threading.Condition(lock)
         self._closing = False
         self._stopped = threading.Event()
-        self._workers = [_Worker() for _ in range(workers)]
-        for worker in self._workers:
-            self._launch(worker)
+        self._workers: list[_Worker] = []
+        for _ in range(workers):
+            self._add_worker()
         self._watchdog = threading.Thread(target=self._watch_over, name="cascade-watchdog", daemon=True)
         self._watchdog.start()
 
@@ -208,7 +208,9 @@ class Executor:
 
     # Workers
 
-    def _launch(self, worker: _Worker) -> None:
+    def _add_worker(self) -> None:
+        worker = _Worker()
+        self._workers.append(worker)
         worker.thread = threading.Thread(target=self._work, args=(worker,), name="cascade-worker", daemon=True)
         worker.thread.start()
 
@@ -301,8 +303,7 @@ class Executor:
             ][: MOST_STUCK - relieved]
             for worker in stuck:
                 worker.relieved = True
-                self._workers.append(_Worker())
-                self._launch(self._workers[-1])
+                self._add_worker()
         return len(stuck)
 
     def replace_hung(self) -> int:
@@ -316,8 +317,7 @@ class Executor:
                     replaced.append((worker.task, worker.entries, worker.began))
                     self._workers.remove(worker)
                     if not worker.relieved:
-                        self._workers.append(_Worker())
-                        self._launch(self._workers[-1])
+                        self._add_worker()
         for task, entries, began in replaced:
             name, seconds = task.stage.planned.name, now - began
             logger.error(
