@@ -96,14 +96,18 @@ def test_violations_are_noticed():
     assert violations(record, 0) == [f"{len(record.order)} candidates of 0"]
 
 
-def simulate(arrivals: Sequence[Arrival], sigma: float = 0.1, factor=lambda now: 1.0, **settings) -> list[Record]:
-    """A retriever and a reranker that would take 0.2 s at full depth."""
-    rng = np.random.default_rng(7)
-    opened = cascade(
+def retriever_and_reranker():
+    """Would take 0.2 s at full depth."""
+    return cascade(
         stage("bm25", FakeRetriever(PASSAGES, 100), 200),
         stage("ce", FakeReranker(varied_lengths(PASSAGES)), 10),
         passages=PASSAGES,
     )
+
+
+def simulate(arrivals: Sequence[Arrival], sigma: float = 0.1, factor=lambda now: 1.0, **settings) -> list[Record]:
+    rng = np.random.default_rng(7)
+    opened = retriever_and_reranker()
     real = costs_of(opened)
     simulator = Simulator(opened, model(real, spread=1.3), NoisySeconds(real, rng, sigma, factor), **settings)
     return list(simulator.run(arrivals))
@@ -211,11 +215,7 @@ def test_a_machine_turned_ten_times_slower_is_followed_and_forgotten():
 def test_a_hogged_processor_and_a_storm_of_collections_cost_depth_and_never_the_answer(budget_s):
     """From second 10 on another program takes the processor at times, from 20 on the world stops for 30 ms at times."""
     rng = np.random.default_rng(11)
-    opened = cascade(
-        stage("bm25", FakeRetriever(PASSAGES, 100), 200),
-        stage("ce", FakeReranker(varied_lengths(PASSAGES)), 10),
-        passages=PASSAGES,
-    )
+    opened = retriever_and_reranker()
     real = costs_of(opened)
     plain = NoisySeconds(real, rng, 0.1)
 
