@@ -16,8 +16,8 @@ The same models everywhere: BM25 and dense retrieval fused, then a cross-encoder
 
 One client, then Poisson arrivals at a share (``--load``) of what the fixed depth that meets the budget by its mean can
 do one query after the other; every system meets the same arrivals. An answer is late when it is over its budget by more
-than the machine stood still meanwhile. For nDCG@10 a late answer counts in full, which favours those that wait. Run it
-on an idle machine.
+than the machine lost meanwhile (``stalls.py``). For nDCG@10 a late answer counts in full, which favours those that
+wait. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.common import add_collection_arguments, is_missing, machine_record, ndcg_of_each, print_cells
-from benchmarks.deadlines import Stalls, Timed, heartbeat, poisson
+from benchmarks.deadlines import Timed, poisson
 from benchmarks.plain import NOTHING, TOP_K, Ask, Pipeline, Program, Reply, with_fixed_depth, with_timeout
+from benchmarks.stalls import Stalls, heartbeat
 from cascade.api import Cascade
 from cascade.errors import Overloaded
 from cascade.evaluation import bootstrap_interval, judged_queries
@@ -232,7 +233,7 @@ async def drive(ask: Ask, queries: Sequence[Query], budget_s: float, rate: float
 def summary(head: dict[str, Any], answers: Sequence[Asked], budget_s: float, qrels: list[Qrel], stalls: Stalls) -> Cell:
     """The row of a system under a load."""
     taken_s = np.array([answer.done_s - answer.due_s for answer in answers])
-    stalled_s = np.array([stalls.between(answer) for answer in answers])
+    stalled_s = np.array([stalls.between(answer.due_s, answer.done_s) for answer in answers])
     late = taken_s - stalled_s > budget_s
     empty = np.array([not answer.reply.doc_ids for answer in answers])
     gains = ndcg_of_each([(answer.query_id, answer.reply.doc_ids) for answer in answers], qrels)
@@ -240,7 +241,7 @@ def summary(head: dict[str, Any], answers: Sequence[Asked], budget_s: float, qre
         **head,
         "queries": len(answers),
         "late": int(late.sum()),
-        "late in a stall": int((taken_s > budget_s).sum() - late.sum()),
+        "late by the machine": int((taken_s > budget_s).sum() - late.sum()),
         "empty": int(empty.sum()),
         "late or empty": float((late | empty).mean()),
         "first stage only": sum(answer.reply.scored == 0 for answer in answers) - int(empty.sum()),

@@ -6,8 +6,8 @@ r"""Are answers on time, and what is in them? One client, 70 % and 150 % of capa
 DATA is a BEIR-style folder and IDX its index. Capacity, at a budget, is how many answers a second one client gets that
 always asks the next question at once: work that can be cut short has no other. Beside it stands how many whole answers
 a second there are without a budget, many queries under way at once. Arrivals are Poisson, from an asyncio loop; a
-query's time runs from the moment it was due to arrive. A heartbeat in a process of its own notes every stall of the
-machine, so that a late answer during one can be told from a late answer of ours.
+query's time runs from the moment it was due to arrive. A heartbeat notes what the machine itself loses (``stalls.py``),
+so that an answer that is late by that can be told from one that is late by our doing.
 
 How much of its budget an answer used is asked only of degraded ones, since the others had no more work to do: once with
 the time that it stood in the queue, and once of what the queue had left it.
@@ -17,22 +17,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import itertools
-import multiprocessing
 import statistics
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from benchmarks.common import add_collection_arguments, is_missing, machine_record, ndcg_of_each, print_cells
+from benchmarks.stalls import Stalls, busy_loss, heartbeat
 from cascade.api import Cascade
 from cascade.errors import Overloaded
 from cascade.evaluation import judged_queries
@@ -42,10 +40,8 @@ from cascade.types import Qrel, Query, Ranking
 
 A = TypeVar("A")
 BUDGETS_MS = (25.0, 50.0, 100.0, 200.0)
-STALL_S = 0.002
-BEAT_S = 0.001
 MOST_LATE, OF_QUERIES = 4, 10_000
-"""The goals: at most so many late answers of so many, machine's stalls left out; and at least these shares."""
+"""The goals: at most so many late answers of so many, those by the machine left out; and at least these shares."""
 LEAST_USED = 0.8
 LEAST_GOODPUT = 0.8
 
@@ -90,7 +86,8 @@ def main() -> int:
         return 0
     queries, qrels = judged_queries(read_queries(arguments.data), read_qrels(arguments.data / "qrels" / "test.tsv"))
     cells = []
-    with Cascade.from_yaml(arguments.config, index=arguments.index) as engine, heartbeat() as stalls:
+    with heartbeat() as stalls, Cascade.from_yaml(arguments.config, index=arguments.index) as engine:
+        busy = busy_loss(stalls)
         documents = len(set(engine.index.doc_ids(range(len(engine.index))))) if engine.index is not None else 0
         used = runtimes(engine, queries[0])
         whole = whole_answers_per_s(engine, queries, arguments.queries)
@@ -116,6 +113,7 @@ def main() -> int:
             "costs": costs,
             "runtimes": used,
             "whole answers per s": whole,
+            "lost beside loops that count": busy,
             "cells": cells,
             "goals": reached,
         },
@@ -203,19 +201,22 @@ def summary(load: str, budget_ms: float, answers: list[Answer], qrels: list[Qrel
     over_s = taken_s - budget_ms / 1000
     answered = [answer for answer in answers if answer.doc_ids is not None]
     late = [answer for answer, over in zip(answers, over_s, strict=True) if over > 0]
-    ours = [answer for answer in late if answer.done_s - answer.due_s - stalls.between(answer) > budget_ms / 1000]
+    lost_s = [stalls.between(answer.due_s, answer.done_s) for answer in late]
+    over_by_s = [answer.done_s - answer.due_s - budget_ms / 1000 for answer in late]
     depths: dict[str, float] = {}
     for name, _ in answered[0].scored if answered else ():
         depths[name] = round(statistics.fmean(dict(answer.scored)[name] for answer in answered), 1)
     found = [(answer.query_id, answer.doc_ids or ()) for answer in answers]
-    span_s = max(answer.done_s for answer in answers) - min(answer.due_s for answer in answers)
+    began_s, ended_s = min(answer.due_s for answer in answers), max(answer.done_s for answer in answers)
+    span_s = ended_s - began_s
     return {
         "load": load,
         "budget ms": budget_ms,
         "queries": len(answers),
         "queries per s": len(answers) / span_s,
         "over budget": len(late),
-        "of these not in a stall": len(ours),
+        "of these not by the machine": sum(over > lost for over, lost in zip(over_by_s, lost_s, strict=True)),
+        "lost by the machine": stalls.between(began_s, ended_s) / span_s,
         "overshoot p99 ms": float(np.quantile(np.maximum(over_s, 0), 0.99)) * 1000,
         **budget_used(answers, budget_ms / 1000),
         "refused": len(answers) - len(answered),
@@ -228,8 +229,8 @@ def summary(load: str, budget_ms: float, answers: list[Answer], qrels: list[Qrel
         "reasons": dict(Counter(reason for answer in answers for reason in answer.reasons).most_common()),
         "late": {
             "after s": [round(answer.due_s - answers[0].due_s, 1) for answer in late],
-            "by ms": [round((answer.done_s - answer.due_s) * 1000 - budget_ms, 2) for answer in late],
-            "of these stalled ms": [round(stalls.between(answer) * 1000, 2) for answer in late],
+            "by ms": [round(seconds * 1000, 2) for seconds in over_by_s],
+            "the machine lost ms": [round(seconds * 1000, 2) for seconds in lost_s],
         },
     }
 
@@ -262,10 +263,10 @@ def goals(cells: Sequence[Mapping[str, Any]], main_budget_ms: float) -> list[dic
     for cell in cells:
         if cell["load"] == share_of_capacity(0.7):
             if cell["budget ms"] == main_budget_ms:
-                late, queries = cell["of these not in a stall"], cell["queries"]
+                late, queries = cell["of these not by the machine"], cell["queries"]
                 met = queries >= OF_QUERIES and late * OF_QUERIES <= MOST_LATE * queries
                 wanted = f"at most {MOST_LATE} of {OF_QUERIES:,}"
-                add(cell, f"over budget and not in a stall, of {queries:,}", late, wanted, met)
+                add(cell, f"over budget and not by the machine, of {queries:,}", late, wanted, met)
             for what in ("budget used", "used of what the queue left"):
                 if cell[what] is not None:
                     add(cell, what, cell[what], f"at least {LEAST_USED}", cell[what] >= LEAST_USED)
@@ -280,72 +281,6 @@ def goals(cells: Sequence[Mapping[str, Any]], main_budget_ms: float) -> list[dic
 def share_of_capacity(load: float) -> str:
     """The name of a load."""
     return f"{load:.0%} of capacity"
-
-
-class Stalls:
-    """When the machine stood still: (start, seconds) of every heartbeat that came late."""
-
-    def __init__(self, connection: Connection) -> None:
-        """Waits for the first beat.
-
-        Args:
-            connection: to what beats; it keeps what it has seen until it is asked, so that it never waits for a reader
-                and no thread of this process need be one.
-        """
-        self._connection = connection
-        self._seen: list[tuple[float, float]] = []
-        self._ask()
-
-    def between(self, answer: Timed) -> float:
-        """Seconds of stalls while a query was under way."""
-        if answer.done_s > self._asked_at:
-            self._ask()
-        return sum(
-            max(0.0, min(answer.done_s, start + seconds) - max(answer.due_s, start)) for start, seconds in self._seen
-        )
-
-    def _ask(self) -> None:
-        self._asked_at = time.perf_counter()
-        self._connection.send(None)
-        self._seen += self._connection.recv()
-
-
-@contextlib.contextmanager
-def heartbeat() -> Iterator[Stalls]:
-    """A process that sleeps a millisecond at a time and notes when it wakes late."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=beat, args=(theirs,), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        yield Stalls(ours)
-    finally:
-        process.terminate()
-        process.join()
-        ours.close()
-
-
-def beat(
-    connection: Connection,
-    sleep: Callable[[float], None] = time.sleep,
-    now: Callable[[], float] = time.perf_counter,
-) -> None:
-    """Notes every late beat, and hands over the new ones when asked, until the other side is gone."""
-    seen: list[tuple[float, float]] = []
-    while True:
-        before = now()
-        sleep(BEAT_S)
-        late = now() - before - BEAT_S
-        if late > STALL_S:
-            seen.append((before, late))
-        if connection.poll():
-            try:
-                connection.recv()
-                connection.send(seen)
-            except (EOFError, OSError):
-                return
-            seen = []
 
 
 if __name__ == "__main__":

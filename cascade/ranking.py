@@ -136,9 +136,11 @@ def hits(best: Candidates, collection: Collection, stages: Sequence[StageSetting
         best, chances = _probable(best, stages)
     columns = zip(
         collection.doc_ids(best.rows),
-        best.rows.tolist(),
         best.scores.tolist(),
         best.stages.tolist(),
+        collection.passage_texts(best.rows),
+        collection.titles(best.rows),
+        map(collection.metadata, best.rows.tolist()),
         chances,
         strict=True,
     )
@@ -148,12 +150,12 @@ def hits(best: Candidates, collection: Collection, stages: Sequence[StageSetting
             doc_id=doc_id,
             score=score,
             stage=stages[stage].name if stage >= 0 else "",
-            text=collection.passage_text(row),
-            title=collection.title(row),
-            metadata=collection.metadata(row),
+            text=text,
+            title=title,
+            metadata=metadata,
             probability=chance,
         )
-        for rank, (doc_id, row, score, stage, chance) in enumerate(columns, start=1)
+        for rank, (doc_id, score, stage, text, title, metadata, chance) in enumerate(columns, start=1)
     )
 
 

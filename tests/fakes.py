@@ -83,11 +83,11 @@ class FakeCollection:
         first = int(doc_id[1:]) * self._per_document
         return np.arange(first, first + self._per_document, dtype=np.int32)
 
-    def title(self, row: int) -> str:
-        return ""
+    def titles(self, rows: Sequence[int] | Rows) -> list[str]:
+        return [""] * len(rows)
 
-    def passage_text(self, row: int) -> str:
-        return f"text {row}"
+    def passage_texts(self, rows: Sequence[int] | Rows) -> list[str]:
+        return [f"text {row}" for row in rows]
 
 
 def varied_lengths(passages: int, seed: int = 0, low: int = 20, high: int = 140) -> npt.NDArray[np.int32]:

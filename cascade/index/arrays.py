@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from cascade.errors import IndexCorrupt
 from cascade.index import files
+from cascade.types import Rows
 
 HEADER_BYTES = 128
 BLOCK = 1 << 20
@@ -199,10 +200,18 @@ class Column:
     def __getitem__(self, item: int) -> str:
         return self.decode(self.raw(item))
 
-    def slice(self, item: int, start: int, stop: int) -> str:
-        """Bytes ``start`` to ``stop`` of one string."""
-        begin = self.offsets[item]
-        return self.decode(self._blob[begin + start : begin + stop])
+    def take(self, items: Rows) -> list[str]:
+        """Several strings."""
+        return self._decoded(self.offsets[items], self.offsets[items + 1])
+
+    def slices(self, items: Rows, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> list[str]:
+        """Bytes ``starts`` to ``stops`` of several strings."""
+        begins = self.offsets[items]
+        return self._decoded(begins + starts, begins + stops)
+
+    def _decoded(self, begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> list[str]:
+        blob, decode = self._blob, self.decode  # python integers are quicker to slice by than numpy's
+        return [decode(blob[begin:end]) for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
 
     def decode(self, data: bytes) -> str:
         """The string that ``data``, a piece of this column, stands for."""

@@ -57,11 +57,21 @@ class MemoryPassages:
 
     def texts(self, rows: Sequence[int] | Rows) -> list[str]:
         """Title and passage of each row, joined by a space."""
-        return [joined(self.title(row), self.passage_text(row)) for row in checked_rows(rows, len(self)).tolist()]
+        return list(map(joined, self.titles(rows), self.passage_texts(rows)))
+
+    def titles(self, rows: Sequence[int] | Rows) -> list[str]:
+        """The title of each row's document, or empty."""
+        return [self._documents[number].title for number in self.doc_rows(rows).tolist()]
+
+    def passage_texts(self, rows: Sequence[int] | Rows) -> list[str]:
+        """The passages without their titles."""
+        numbers = checked_rows(rows, len(self))
+        found = zip(self._owners[numbers].tolist(), numbers.tolist(), strict=True)
+        return [self._documents[owner].text[slice(*self._slices[row])] for owner, row in found]
 
     def metadata(self, row: int) -> Mapping[str, Any]:
         """Further fields of the row's document."""
-        return self._owner(row).metadata
+        return self._documents[int(self._owners[checked_row(row, len(self))])].metadata
 
     def tokens(self, tokenizer: Tokenizer) -> TokenStore:
         """All passages tokenised, once for each tokenizer."""
@@ -89,16 +99,3 @@ class MemoryPassages:
             raise unknown_document(doc_id, "documents")
         first, last = np.searchsorted(self._owners, [self._numbers[doc_id], self._numbers[doc_id] + 1])
         return np.arange(first, last, dtype=np.int32)
-
-    def title(self, row: int) -> str:
-        """The title of the row's document, or empty."""
-        return self._owner(row).title
-
-    def passage_text(self, row: int) -> str:
-        """The passage without the title."""
-        owner = self._owner(row)
-        start, stop = self._slices[row]
-        return owner.text[start:stop]
-
-    def _owner(self, row: int) -> Document:
-        return self._documents[int(self._owners[checked_row(row, len(self))])]

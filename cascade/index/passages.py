@@ -52,16 +52,20 @@ class StoredPassages:
 
     def texts(self, rows: Sequence[int] | Rows) -> list[str]:
         """Title and passage of each row, joined by a space."""
+        return list(map(joined, self.titles(rows), self.passage_texts(rows)))
+
+    def titles(self, rows: Sequence[int] | Rows) -> list[str]:
+        """The title of each row's document, or empty."""
+        return self._store.titles.take(self.doc_rows(rows))
+
+    def passage_texts(self, rows: Sequence[int] | Rows) -> list[str]:
+        """The passages without their titles."""
         store, numbers = self._store, checked_rows(rows, self._passages)
-        owners, starts, stops = store.owners[numbers], store.starts[numbers], store.stops[numbers]
-        return [
-            joined(store.titles[owner], store.texts.slice(owner, start, stop))
-            for owner, start, stop in zip(owners.tolist(), starts.tolist(), stops.tolist(), strict=True)
-        ]
+        return store.texts.slices(store.owners[numbers], store.starts[numbers], store.stops[numbers])
 
     def metadata(self, row: int) -> Mapping[str, Any]:
         """Further fields of the row's document."""
-        return self._store.metadata(self._owner(row))
+        return self._store.metadata(int(self._store.owners[checked_row(row, self._passages)]))
 
     def tokens(self, tokenizer: Tokenizer) -> TokenStore:
         """All passages tokenised; computed in memory, once, under a tokenizer that the index was not built with."""
@@ -85,7 +89,7 @@ class StoredPassages:
 
     def doc_ids(self, rows: Sequence[int] | Rows) -> list[str]:
         """The ``doc_id`` of each row's document."""
-        return [self._store.ids[document] for document in self.doc_rows(rows).tolist()]
+        return self._store.ids.take(self.doc_rows(rows))
 
     def doc_rows(self, rows: Sequence[int] | Rows) -> Rows:
         """int32 [n]: the number of each row's document."""
@@ -97,15 +101,3 @@ class StoredPassages:
         if document is None:
             raise unknown_document(doc_id, str(self.folder.parent))
         return self._store.rows_of(document)
-
-    def title(self, row: int) -> str:
-        """The title of the row's document, or empty."""
-        return self._store.titles[self._owner(row)]
-
-    def passage_text(self, row: int) -> str:
-        """The passage without the title."""
-        owner = self._owner(row)
-        return self._store.texts.slice(owner, int(self._store.starts[row]), int(self._store.stops[row]))
-
-    def _owner(self, row: int) -> int:
-        return int(self._store.owners[checked_row(row, self._passages)])

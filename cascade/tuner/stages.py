@@ -86,13 +86,11 @@ class RecordedCollection:
         """Nothing."""
         return NO_METADATA
 
-    def title(self, row: int) -> str:
-        """Empty."""
-        return ""
+    def titles(self, rows: Sequence[int] | Rows) -> list[str]:
+        """Empty ones."""
+        return [""] * len(rows)
 
-    def passage_text(self, row: int) -> str:
-        """Empty."""
-        return ""
+    passage_texts = titles
 
     def tokens(self, tokenizer: Tokenizer) -> Tokens:
         """Raises: a recording has token counts, not tokens."""

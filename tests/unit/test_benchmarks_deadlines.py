@@ -1,8 +1,6 @@
 import importlib
 import json
 import math
-import threading
-from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -42,73 +40,6 @@ def stage(**changes):
     return StageTrace(**{name: getattr(STAGE, name) for name in STAGE.__slots__} | changes)
 
 
-class Keeps:
-    """A connection to a heartbeat that hands over one batch of stalls for each time it is asked."""
-
-    def __init__(self, *batches):
-        self.batches, self.asked = list(batches), 0
-
-    def send(self, _):
-        self.asked += 1
-
-    def recv(self):
-        return self.batches.pop(0) if self.batches else []
-
-
-def test_a_stall_counts_as_far_as_the_query_was_under_way(deadlines):
-    stalls = deadlines.Stalls(Keeps([(1.0, 0.5), (3.0, 0.25)], [(9.0, 0.125)]))
-    assert stalls.between(deadlines.Timed("q", 0.0, 4.0)) == 0.75
-    assert stalls.between(deadlines.Timed("q", 1.25, 3.125)) == 0.375
-    assert stalls.between(deadlines.Timed("q", 2.0, 2.5)) == 0
-
-
-def test_the_heartbeat_is_asked_once_it_can_know_more(deadlines):
-    connection = Keeps()
-    stalls = deadlines.Stalls(connection)
-    assert connection.asked == 1
-    stalls.between(deadlines.Timed("q", -2.0, -1.0))
-    assert connection.asked == 1
-    connection.batches.append([(math.nextafter(1e9, 0), 1.0)])
-    assert stalls.between(deadlines.Timed("q", 0.0, 2e9)) == pytest.approx(1.0)
-    assert connection.asked == 2
-
-
-class Late:
-    """A clock on which every sleep lasts a hundredth of a second longer than asked."""
-
-    def __init__(self, beats):
-        self.at_s, self.left, self.enough = 0.0, beats, threading.Event()
-
-    def sleep(self, seconds):
-        self.left -= 1
-        if self.left >= 0:
-            self.at_s += seconds + 0.01
-        else:
-            self.at_s += seconds
-            self.enough.set()
-
-    def now(self):
-        return self.at_s
-
-
-def test_no_stall_is_lost_however_late_the_heartbeat_is_asked(deadlines):
-    ours, theirs = Pipe()
-    clock = Late(20_000)
-    thread = threading.Thread(target=deadlines.beat, args=(theirs, clock.sleep, clock.now), daemon=True)
-    thread.start()
-    assert clock.enough.wait(60)
-    stalls = deadlines.Stalls(ours)
-    assert stalls.between(deadlines.Timed("q", 0.0, 1e9)) == pytest.approx(20_000 * 0.01)
-    ours.close()
-    thread.join(60)
-    assert not thread.is_alive()
-
-
-def test_the_real_heartbeat_answers(deadlines):
-    with deadlines.heartbeat() as stalls:
-        assert stalls.between(deadlines.Timed("q", -2.0, -1.0)) == 0
-
-
 def answer(deadlines, taken_s, *, due_s=0.0, doc_ids=("x",), **rest):
     return deadlines.Answer("q", due_s, due_s + taken_s, doc_ids, **rest)
 
@@ -117,7 +48,17 @@ def cut(deadlines, taken_s, waited_s=0.0, **rest):
     return answer(deadlines, taken_s, degraded=True, waited_s=waited_s, reasons=("score: budget",), **rest)
 
 
-def test_a_row_tells_late_answers_from_stalls_and_counts_reasons(deadlines):
+class Lost:
+    """A machine that loses half of the time between two moments."""
+
+    def __init__(self, start_s=0.0, end_s=0.0):
+        self.start_s, self.end_s = start_s, end_s
+
+    def between(self, start_s, end_s):
+        return 0.5 * max(0.0, min(end_s, self.end_s) - max(start_s, self.start_s))
+
+
+def test_a_row_tells_what_the_machine_lost_from_our_lateness_and_counts_reasons(deadlines):
     answers = [
         answer(deadlines, 0.010, scored=(("score", 8),)),
         cut(deadlines, 0.040, scored=(("score", 4),)),
@@ -125,15 +66,16 @@ def test_a_row_tells_late_answers_from_stalls_and_counts_reasons(deadlines):
         cut(deadlines, 0.060, due_s=2.0, scored=(("score", 0),)),
         deadlines.Answer("q", 2.5, 2.501, reasons=("Overloaded",)),
     ]
-    row = deadlines.summary("a load", BUDGET_MS, answers, QRELS, deadlines.Stalls(Keeps([(1.02, 0.02)])))
-    assert (row["over budget"], row["of these not in a stall"]) == (2, 1)
+    row = deadlines.summary("a load", BUDGET_MS, answers, QRELS, Lost(1.02, 1.06))
+    assert (row["over budget"], row["of these not by the machine"]) == (2, 1)
     assert (row["refused"], row["degraded"], row["empty"], row["without a reason"]) == (1, 3, 0, 0)
     assert row["reasons"] == {"score: budget": 3, "Overloaded": 1}
     assert row["mean depth"] == {"score": 3.0}
+    assert row["lost by the machine"] == pytest.approx(0.02 / 2.501)
     assert row["goodput per s"] == pytest.approx(2 / 2.501)
     assert row["nDCG@10"] == pytest.approx(4 / 5)
     assert row["late"]["by ms"] == [10.0, 10.0]
-    assert row["late"]["of these stalled ms"] == [20.0, 0.0]
+    assert row["late"]["the machine lost ms"] == [20.0, 0.0]
     json.dumps(row)
 
 
@@ -156,7 +98,7 @@ def test_without_a_degraded_answer_nothing_is_said_of_the_budget(deadlines):
 
 def test_an_empty_or_degraded_answer_needs_a_reason(deadlines):
     answers = [answer(deadlines, 0.01, degraded=True), answer(deadlines, 0.01, doc_ids=()), cut(deadlines, 0.01)]
-    assert deadlines.summary("a load", BUDGET_MS, answers, QRELS, deadlines.Stalls(Keeps()))["without a reason"] == 2
+    assert deadlines.summary("a load", BUDGET_MS, answers, QRELS, Lost())["without a reason"] == 2
 
 
 def test_reasons_name_every_stage_that_fell_short(deadlines):
@@ -198,7 +140,7 @@ def cells(deadlines, late=4, queries=10_000, used=0.8, goodput=8.0):
     common = {"budget ms": BUDGET_MS, "without a reason": 0, "budget used": 0.9, "used of what the queue left": used}
     return [
         {**common, "load": "one client", "queries per s": 10.0},
-        {**common, "load": "70% of capacity", "queries": queries, "of these not in a stall": late},
+        {**common, "load": "70% of capacity", "queries": queries, "of these not by the machine": late},
         {**common, "load": "150% of capacity", "goodput per s": goodput},
     ]
 
@@ -236,7 +178,8 @@ def test_the_readme_shows_the_goals(deadlines):
     table = readme.deadlines({"cells": rows, "goals": deadlines.goals(cells(deadlines, late=5), BUDGET_MS)})
     assert "| a load |  |\n| other | 0.5 |" in table
     assert (
-        "| 70% of capacity | 50 | over budget and not in a stall, of 10,000 | 5 | at most 4 of 10,000 | no |" in table
+        "| 70% of capacity | 50 | over budget and not by the machine, of 10,000 | 5 | at most 4 of 10,000 | no |"
+        in table
     )
     assert "| 150% of capacity | 50 | goodput, of capacity | 0.8 | at least 0.8 | yes |" in table
     assert "goal" not in readme.deadlines({"cells": rows})

@@ -66,9 +66,8 @@ def test_texts(collection: Collection) -> None:
         "A title nine ten eleven twelve",
     ]
     assert collection.texts(np.array([4, 5], np.int32)) == ["", "short"]
-    assert collection.passage_text(1) == "five six seven eight nine ten"
-    assert collection.passage_text(3) == DOCUMENTS[1].text
-    assert [collection.title(row) for row in (2, 3)] == ["A title", ""]
+    assert collection.passage_texts([1, 3]) == ["five six seven eight nine ten", DOCUMENTS[1].text]
+    assert collection.titles(np.array([2, 3], np.int32)) == ["A title", ""]
     assert list(collection.iterate()) == collection.texts(range(6))
     assert list(collection.iterate(1, 3)) == collection.texts([1, 2])
     assert list(collection.iterate(5, 99)) == ["short"]
@@ -97,12 +96,17 @@ def test_an_unknown_document_is_an_input_error(collection: Collection, doc_id: s
 
 @pytest.mark.parametrize("rows", [[-1], [6], [0, 2**31 - 1]])
 def test_rows_out_of_range_are_refused(collection: Collection, rows: list[int]) -> None:
-    for call in (collection.texts, collection.doc_ids, collection.doc_rows):
+    for call in (
+        collection.texts,
+        collection.titles,
+        collection.passage_texts,
+        collection.doc_ids,
+        collection.doc_rows,
+    ):
         with pytest.raises(IndexError, match="expected rows from 0 to 5"):
             call(rows)
-    for look_up in (collection.title, collection.passage_text, collection.metadata):
-        with pytest.raises(IndexError, match="expected a row from 0 to 5"):
-            look_up(rows[-1])
+    with pytest.raises(IndexError, match="expected a row from 0 to 5"):
+        collection.metadata(rows[-1])
 
 
 def test_documents_that_are_not_split(make: Make) -> None:
