@@ -49,6 +49,8 @@ def deadlines(result: Mapping[str, Any]) -> str:
     cells = result["cells"]
     keys = [key for key, value in cells[0].items() if not isinstance(value, dict)]
     parts = [_cells([{**cell, **{key: "" for key in keys if cell[key] is None}} for cell in cells], keys)]
+    if "lost beside loops that count" in result:
+        parts.append(f"Beside loops that only count, the machine lost {result['lost beside loops that count']:.1%}.")
     if result.get("goals"):
         reached = [{**goal, "met": "yes" if goal["met"] else "no"} for goal in result["goals"]]
         parts.append(_cells(reached, list(reached[0])))
@@ -95,6 +97,8 @@ def tuning(result: Mapping[str, Any]) -> str:
             f"{result['verified']['held']} of {len(points)} {within}. "
             f"Measured once more, {apart} of them are that far from what they were themselves."
         )
+        if "lost by the machine" in result["verified"]:
+            parts.append(f"The machine lost {result['verified']['lost by the machine']:.1%} of the time meanwhile.")
     return "\n\n".join(parts)
 
 

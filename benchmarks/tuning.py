@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.common import machine_record, print_table
+from benchmarks.stalls import heartbeat
 from cascade.errors import CascadeError, InputError
 from cascade.evaluation import bootstrap_interval
 from cascade.index import Index
@@ -278,18 +280,22 @@ def _verified(tuned: Tuned, judgments: Judgments, arguments: argparse.Namespace)
     points = [tuned.tuning.trials[i].point for i in to_verify(tuned.tuning, arguments.verify)]
     configs = [(point.label(), replace(tuned.space.config(point), folder=arguments.folder)) for point in points]
     goal, index = tuned.tuning.goal, Index.open(arguments.index)
-    found, again = (
-        verify(
-            configs,
-            tuned.space.recording,
-            judgments,
-            index,
-            measure=goal.measure,
-            percentile=goal.percentile,
-            threads=arguments.threads,
+    with heartbeat() as stalls:
+        began = time.perf_counter()
+        found, again = (
+            verify(
+                configs,
+                tuned.space.recording,
+                judgments,
+                index,
+                measure=goal.measure,
+                percentile=goal.percentile,
+                threads=arguments.threads,
+            )
+            for _ in range(2)
         )
-        for _ in range(2)
-    )
+        ended = time.perf_counter()
+        lost = stalls.between(began, ended) / (ended - began)
     rows, apart = [], []
     for one, other in zip(found, again, strict=True):
         times = (one.predicted_ms, one.measured_ms, other.measured_ms)
@@ -302,7 +308,8 @@ def _verified(tuned: Tuned, judgments: Judgments, arguments: argparse.Namespace)
     print(f"{held} of {len(found)} within {LATENCY_WITHIN:.0%} of the latency and {QUALITY_WITHIN:g} of {goal.measure}")
     print(f"of the same cascades measured twice, {sum(by > LATENCY_WITHIN for by in apart)} differ by more than that")
     both = [{**one.to_json(), "again_ms": other.measured_ms} for one, other in zip(found, again, strict=True)]
-    return {"held": held, "points": both}
+    print(f"meanwhile the machine lost {lost:.1%} of its time")
+    return {"held": held, "points": both, "lost by the machine": lost}
 
 
 if __name__ == "__main__":
