@@ -142,6 +142,12 @@ def cross_encoder(result: Mapping[str, Any]) -> str:
     return _by_name("contestant", {name: one for name, one in result["figures"].items() if "missing" not in one})
 
 
+def distillation(result: Mapping[str, Any]) -> str:
+    """What the student keeps of its teacher, on every recorded set."""
+    rows = [{**row, "met": _holds(row["met"])} for row in result["rows"]]
+    return _cells(rows, list(rows[0]))
+
+
 def _by_name(title: str, by_name: Mapping[str, Mapping[str, Any]]) -> str:
     keys = list(dict.fromkeys(key for one in by_name.values() for key in one))
     rows = [[name, *(_shown(one[key]) if key in one else "" for key in keys)] for name, one in by_name.items()]
@@ -170,6 +176,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "overhead": overhead,
     "maxsim": maxsim,
     "cross_encoder": cross_encoder,
+    "distillation": distillation,
 }
 
 
