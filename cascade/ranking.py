@@ -21,8 +21,8 @@ class DocumentRows(Protocol):
         """Whether every document is a single passage."""
         ...
 
-    def doc_rows(self, rows: Rows) -> Rows:
-        """int32 [n]: the number of the document that each row belongs to."""
+    def doc_rows(self, rows: Rows) -> npt.NDArray[np.integer[Any]]:
+        """Integers [n]: the number of the document that each row belongs to."""
         ...
 
 
@@ -86,11 +86,20 @@ def reorder(
         return candidates
     everything = len(scored) == len(candidates)
     new = scores if everything else scores[scored]
-    best_first = (-new).argsort(kind="stable") if ties is None else np.lexsort((-ties[scored], -new))
+    best_first = _falling(new) if ties is None else np.lexsort((-ties[scored], -new))
     new = new[best_first].astype(np.float32, copy=False)
     best_first = best_first if everything else scored[best_first]
     first = Candidates(candidates.rows[best_first], new, np.full(len(scored), stage, np.int16))
     return first if everything else Candidates.concatenate(first, candidates[~known])
+
+
+def _falling(scores: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.intp]:
+    """Positions by falling score, of equal ones the earlier first."""
+    order = (-scores).argsort()  # in registers, much quicker than a stable one, which only equal scores need
+    ordered = scores[order]
+    if np.logical_or.reduce(ordered[1:] == ordered[:-1]):
+        order = (-scores).argsort(kind="stable")
+    return order
 
 
 def cut(
@@ -99,28 +108,63 @@ def cut(
     """The passages of the first ``top_k`` documents, at most ``per_document`` of each, and the rest, both in order."""
     if documents.one_passage_each:
         return candidates[:top_k], candidates[top_k:]
-    docs = documents.doc_rows(candidates.rows)
-    n = len(docs)
-    order = np.argsort(docs, kind="stable")
-    grouped = docs[order]
-    first = np.r_[True, grouped[1:] != grouped[:-1]] if n else np.empty(0, np.bool_)
-    group_start = np.flatnonzero(first)
-    group = np.cumsum(first) - 1
-    occurrence = np.empty(n, np.int64)
-    occurrence[order] = np.arange(n) - group_start[group] if n else 0
-    document_rank = np.cumsum(occurrence == 0)  # how many documents have appeared up to each position
-    rank_of = np.empty(n, np.int64)
-    rank_of[order] = document_rank[order[group_start]][group] if n else 0
-    keep = (rank_of <= top_k) & (occurrence < per_document)
+    keep = within(*places(documents.doc_rows(candidates.rows)), top_k, per_document)
     return candidates[keep], candidates[~keep]
+
+
+def places(docs: npt.NDArray[np.integer[Any]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """int64 [n] twice: how many documents appear before each passage's does, and its document's earlier passages.
+
+    Args:
+        docs: integers [n], the documents of passages in rank order.
+    """
+    order, new = _by_document(docs)
+    starts = new.nonzero()[0]
+    group, first = new.cumsum() - 1, order[starts]
+    number = np.empty(len(first), np.int64)
+    number[first.argsort()] = np.arange(len(first))
+    before, earlier = np.empty((2, len(order)), np.int64)
+    before[order], earlier[order] = number[group], np.arange(len(order)) - starts[group]
+    return before, earlier
+
+
+def within(
+    before: npt.NDArray[np.int64], earlier: npt.NDArray[np.int64], top_k: int, per_document: int
+) -> npt.NDArray[np.bool_]:
+    """Which passages, bool [n], belong to the first ``top_k`` documents, and are among the first so many of theirs.
+
+    Args:
+        before: of ``places``.
+        earlier: likewise.
+        top_k: documents.
+        per_document: passages of each.
+    """
+    keep: npt.NDArray[np.bool_] = (before < top_k) & (earlier < per_document)
+    return keep
 
 
 def best_passages(candidates: Candidates, documents: DocumentRows, top_k: int | None) -> Candidates:
     """The first ``top_k`` documents, each by its best passage: a document's score is the maximum over its passages."""
     if not documents.one_passage_each:
-        _, first = np.unique(documents.doc_rows(candidates.rows), return_index=True)
-        candidates = candidates[np.sort(first)]
+        candidates = candidates[first_of_each(documents.doc_rows(candidates.rows))]
     return candidates if top_k is None else candidates[:top_k]
+
+
+def first_of_each(docs: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.intp]:
+    """Where each document appears for the first time, rising."""
+    order, new = _by_document(docs)
+    first = order[new]
+    first.sort()
+    return first
+
+
+def _by_document(docs: npt.NDArray[np.integer[Any]]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+    """Positions with those of one document together, each document's rising; and where another document begins."""
+    order = docs.argsort(kind="stable")
+    grouped = docs[order]
+    new = np.ones(len(docs), np.bool_)
+    np.not_equal(grouped[1:], grouped[:-1], out=new[1:])
+    return order, new
 
 
 def hits(best: Candidates, collection: Collection, stages: Sequence[StageSettings]) -> tuple[Hit, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -193,10 +194,8 @@ def batches(lengths: Lengths, seconds: float, quantum_s: float, rates: Rates, ba
     sizes = [_size(top, each_s, room_s, batch_tokens) for top, each_s in zip(lengths.longest, each, strict=True)]
     if len(each) == 1:
         return _alike(lengths, seconds, each[0], rates.fixed_s, sizes[0])
-    whole_s = 0.0
-    for count, each_s, size in zip(lengths.counts, each, sizes, strict=True):
-        whole_s += count * each_s + -(-count // size) * rates.fixed_s
-    if whole_s > seconds:
+    costs_s = zip(lengths.counts, each, sizes, strict=True)
+    if seconds < math.inf and sum(n * each_s + -(-n // size) * rates.fixed_s for n, each_s, size in costs_s) > seconds:
         lengths = _fitting(lengths, seconds, each, sizes, rates.fixed_s)
     groups: list[tuple[int, Group]] = []
     start = 0
@@ -248,8 +247,12 @@ def _alike(lengths: Lengths, seconds: float, each_s: float, fixed_s: float, size
 
 
 def _group(positions: npt.NDArray[np.int64], length: int) -> Group:
-    count = float(len(positions))
-    return Group(positions, Work(count, count * length, count * length * length))
+    return Group(positions, _padded(len(positions), length))
+
+
+@lru_cache(maxsize=4096)  # few of them come again and again
+def _padded(count: int, length: int) -> Work:
+    return Work(float(count), float(count * length), float(count * length * length))
 
 
 def windows(

@@ -6,10 +6,11 @@ from collections import OrderedDict
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from cascade import scheduler
 from cascade.cost import CostModel
-from cascade.ranking import interleave
+from cascade.ranking import first_of_each, interleave
 from cascade.stage import Fuser, Work
 from cascade.tasks import OpenedCascade, OpenedStage
 from cascade.tuner.recording import Recording, UnitData
@@ -68,11 +69,23 @@ class Documents:
 
     def __init__(self, one_passage_each: bool, documents: Rows) -> None:
         self.one_passage_each = one_passage_each
-        self._documents = documents
+        _, numbers = np.unique(documents, return_inverse=True)
+        self._documents = numbers.astype(np.uint16 if len(numbers) <= 2**16 else np.int32)  # short ones sort quickly
 
-    def doc_rows(self, rows: Rows) -> Rows:
-        """int32 [n]: the document of each position."""
+    def doc_rows(self, rows: Rows) -> npt.NDArray[np.integer[Any]]:
+        """Integers [n]: a number for the document of each position."""
         return self._documents[rows]
+
+    def first(self, rows: Rows, top_k: int) -> slice | npt.NDArray[np.intp]:
+        """Where in ``rows`` the first ``top_k`` documents appear, rising; mostly near the beginning."""
+        if self.one_passage_each:
+            return slice(top_k)
+        looked_at = 4 * top_k
+        while True:
+            found = first_of_each(self._documents[rows[:looked_at]])
+            if len(found) >= top_k or looked_at >= len(rows):
+                return found[:top_k]
+            looked_at *= 4
 
 
 class Shared:

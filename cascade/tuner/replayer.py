@@ -208,11 +208,7 @@ class Replayer:
 
     def _from_state(self, state: State, query: int, planned: Plan) -> _Answer:
         found, top_k = state.candidates, planned.stages[-1].top_k
-        if not self._collection.one_passage_each:
-            documents = self.recording.documents[query][found.rows]
-            _, first = np.unique(documents, return_index=True)
-            found = found[np.sort(first)]
-        best = found[:top_k]
+        best = found[self._shared.documents[query].first(found.rows, top_k)]
         rows = self._probable(replace(best, rows=self.recording.rows[query][best.rows]), planned)
         return _Answer(query, rows, state.now, state.degraded, False, state.scored, state.spent)
 

@@ -20,7 +20,7 @@ from cascade import scheduler
 from cascade.combining import combine
 from cascade.cost import CostModel, Rates
 from cascade.engine import FINISH_S
-from cascade.ranking import cut, reorder
+from cascade.ranking import cut, places, reorder, within
 from cascade.stage import Work
 from cascade.tasks import OpenedCascade, OpenedStage
 from cascade.tuner.finding import ONCE, Finder, Found, Shared, Unknown
@@ -36,7 +36,8 @@ class State:
     """A query between two stages.
 
     Args:
-        candidates: in rank order; their ``rows`` are positions among the query's recorded candidates.
+        candidates: in rank order, after the last stage not cut; their ``rows`` are positions among the query's recorded
+            candidates.
         now: virtual seconds since the query came.
         spent: seconds of each stage so far.
         scored: candidates that each stage scored.
@@ -136,7 +137,10 @@ class Swift:
     def _found(self, query: int) -> State:
         known = self._shared.results(self._keys[0])
         if query not in known:
-            known[query] = self._begun(self._finder.whole(query), query)
+            uncut = self._shared.results(("whole", self._uncut))
+            if query not in uncut:
+                uncut[query] = self._finder.whole(query)
+            known[query] = self._begun(uncut[query], query)
         whole: State = known[query]
         if self._limited:
             deadline = self._deadline_at(0, 0.0, 0.0)
@@ -147,9 +151,21 @@ class Swift:
     def _begun(self, found: Found, query: int) -> State:
         known = self._shared.results((self._keys[0], found.searched, found.fused))
         if query not in known:
-            known[query] = self._cut(self._cascade.stages[0], self._uncut_ranking(found, query), query)
+            known[query] = self._first_cut(found, query)
         spent, scored, given = [found.now], [found.scored], self._given(found, query)
         return State(known[query], found.now, spent, scored, found.degraded, found.over, given)
+
+    def _first_cut(self, found: Found, query: int) -> Candidates:
+        """``ranking.cut`` of what was found; where documents have several passages, cascades share half of its work."""
+        ranking, documents = self._uncut_ranking(found, query), self._shared.documents[query]
+        top_k, per_document = self._cascade.stages[0].planned.top_k, self._cascade.plan.passages.per_document
+        if documents.one_passage_each:
+            return ranking[:top_k]
+        known = self._shared.results(("places", self._uncut, found.searched, found.fused))
+        if query not in known:
+            known[query] = places(documents.doc_rows(ranking.rows))
+        before, earlier = known[query]
+        return ranking[within(before, earlier, top_k, per_document)]
 
     def _uncut_ranking(self, found: Found, query: int) -> Candidates:
         rankings = self._shared.results((self._uncut, found.searched, found.fused))
@@ -228,28 +244,33 @@ class Swift:
         todo, total, calls = np.arange(len(received)), len(received), 0
         predict, take = part.score.seconds, part.typical.seconds
         planned, scores = part.stage.planned, part.data.scores[query][received.rows]
-        confidence = planned.adaptive
+        confidence, handling_s, expires = planned.adaptive, self._handling_s, self._expires
         while len(todo) > 0:
             left_s = deadline - now
             groups: list[scheduler.Group] = []
             if left_s >= least_s and left_s > 0:
                 lengths_left = whole if len(todo) == total else whole.only(todo)
                 groups = scheduler.batches(lengths_left, left_s, quantum_s, part.score, batch_tokens)
-            fitting = sum(len(group.positions) for group in groups)
-            if calls == 0 and planned.on_overrun == "skip" and fitting < total:
+            if calls == 0 and planned.on_overrun == "skip" and sum(len(group.positions) for group in groups) < total:
                 return now, "skipped"
             if not groups:
                 break
+            if deadline == math.inf and expires == math.inf and confidence is None:
+                for calls, (_, work) in enumerate(groups):
+                    seconds = take(work)
+                    now += (seconds * ratios[calls % len(ratios)] if ratios else seconds) + handling_s
+                known.fill(True)
+                break
             done = 0
-            for group in groups:
-                if not scheduler.may_start(now, predict(group.work), deadline):
+            for positions, work in groups:
+                if not scheduler.may_start(now, predict(work), deadline):
                     break
-                seconds = take(group.work)
-                now += (seconds * ratios[calls % len(ratios)] if ratios else seconds) + self._handling_s
+                seconds = take(work)
+                now += (seconds * ratios[calls % len(ratios)] if ratios else seconds) + handling_s
                 calls += 1
-                if now >= self._expires:
+                if now >= expires:
                     return now, "expired"
-                known[group.positions] = True
+                known[positions] = True
                 done += 1
                 if confidence is not None and scheduler.adaptive_stop(scores, known, part.wanted, confidence):
                     return now, "saturated"
@@ -261,7 +282,7 @@ class Swift:
     def _after(
         self, part: Part, query: int, state: State, ranked: Candidates, now: float, scored: int, degraded: bool
     ) -> State:
-        kept = self._cut(part.stage, ranked, query)
+        kept = ranked if part is self._parts[-1] else self._cut(part.stage, ranked, query)
         spent = [*state.spent, now - state.now]
         return State(kept, now, spent, [*state.scored, scored], state.degraded or degraded, given=state.given)
 

@@ -23,10 +23,10 @@ def reciprocal_rank_fusion(rankings: Sequence[Rows], weights: Sequence[float], k
     >>> rows.tolist(), [round(float(score), 4) for score in scores]
     ([3, 7], [0.0325, 0.0164])
     """
-    rows = _union(rankings)
+    rows, places = _union(rankings)
     total = np.zeros(len(rows))
-    for ranking, weight in zip(rankings, weights, strict=True):
-        total[np.searchsorted(rows, ranking)] += weight / (k + np.arange(1, len(ranking) + 1))
+    for place, weight in zip(places, weights, strict=True):
+        total[place] += weight / (k + np.arange(1, len(place) + 1))
     return _ordered(rows, total)
 
 
@@ -46,13 +46,13 @@ def weighted_sum(
     >>> rows.tolist(), scores.tolist()
     ([3, 7, 5, 8], [0.75, 0.5, 0.0, 0.0])
     """
-    rows = _union([ranking for ranking, _ in rankings])
+    rows, places = _union([ranking for ranking, _ in rankings])
     total = np.zeros(len(rows))
-    for (ranking, scores), weight in zip(rankings, weights, strict=True):
+    for (_, scores), place, weight in zip(rankings, places, weights, strict=True):
         given = normalise(_finite(scores))
         least = min(0.0, given.min(initial=0.0))
         total += weight * least
-        total[np.searchsorted(rows, ranking)] += weight * (given - least)
+        total[place] += weight * (given - least)
     return _ordered(rows, total)
 
 
@@ -84,8 +84,16 @@ def z_score(scores: Floats) -> Floats:
     return standard
 
 
-def _union(rankings: Sequence[Rows]) -> Rows:
-    return np.unique(np.concatenate([np.empty(0, np.int32), *rankings]))
+def _union(rankings: Sequence[Rows]) -> tuple[Rows, list[npt.NDArray[np.intp]]]:
+    """Every row once, rising, and for each ranking where in there its rows are."""
+    together = np.concatenate([np.empty(0, np.int32), *rankings])
+    order = together.argsort()
+    rising = together[order]
+    new = np.ones(len(rising), np.bool_)
+    np.not_equal(rising[1:], rising[:-1], out=new[1:])
+    places = np.empty(len(rising), np.intp)
+    places[order] = new.cumsum() - 1
+    return rising[new], np.split(places, np.cumsum([len(ranking) for ranking in rankings[:-1]]))
 
 
 def _finite(scores: Scores) -> Floats:
@@ -96,6 +104,7 @@ def _finite(scores: Scores) -> Floats:
 
 
 def _ordered(rows: Rows, total: Floats) -> tuple[Rows, Scores]:
+    """Best first; of equal ones the lower row, for they come rising."""
     scores = total.astype(np.float32)
-    order = np.lexsort((rows, -scores))
+    order = (-scores).argsort(kind="stable")
     return rows[order], scores[order]
