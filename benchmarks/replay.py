@@ -1,6 +1,6 @@
 r"""How fast is replay, and how much faster than running the same cascades?
 
-    cascade record --config benchmarks/wide.yaml --index IDX --queries Q.jsonl --depth 1000 --out T.parquet
+    cascade record --config benchmarks/wide.yaml --index IDX --queries Q.jsonl --depth 250 --out T.parquet
     python -m benchmarks.replay --recording T.parquet --qrels DATA/qrels/test.tsv --index IDX \\
         --configurations 1000 --processes 2 --live 10 --out benchmarks/results/replay.json
 
@@ -30,8 +30,8 @@ from cascade.registry import Registry
 from cascade.tuner import Judgments, Point, Recording, Replayer, SearchSpace, SpaceSettings
 from cascade.tuner.study import Workers
 
-DEPTHS = [10, *range(20, 1001, 20)]
-RETRIEVE = [100, 200, 300, 400, 600, 800, 1000]
+DEPTHS = [*range(10, 200, 10), *range(200, 1001, 20)]
+RETRIEVE = [50, 100, 150, 200, 250, 300, 400, 600, 800, 1000]
 
 
 def main() -> int:
