@@ -148,6 +148,12 @@ def distillation(result: Mapping[str, Any]) -> str:
     return _cells(rows, list(rows[0]))
 
 
+def soak(result: Mapping[str, Any]) -> str:
+    """What a process holds and how long answers take after many queries, and what of it is not as it should be."""
+    table = markdown_table(["what", "figure"], [[name, f"{value:.6g}"] for name, value in result["figures"].items()])
+    return "\n\n".join([table, *(f"**{problem[0].upper()}{problem[1:]}.**" for problem in result["wrong"])])
+
+
 def _by_name(title: str, by_name: Mapping[str, Mapping[str, Any]]) -> str:
     keys = list(dict.fromkeys(key for one in by_name.values() for key in one))
     rows = [[name, *(_shown(one[key]) if key in one else "" for key in keys)] for name, one in by_name.items()]
@@ -177,6 +183,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "maxsim": maxsim,
     "cross_encoder": cross_encoder,
     "distillation": distillation,
+    "soak": soak,
 }
 
 
