@@ -5,8 +5,9 @@ r"""Does tuning pay? Fronts, the tuned cascade beside the hand-written ones, and
         --budgets-ms 25 50 100 200 --verify 10 --index IDX --processes 2 --out benchmarks/results/tuning-DATA.json
 
 1. The front, and for each budget the best cascade with what it is worth on queries that it was not chosen by.
-2. Each hand-written configuration whose stages were recorded, replayed, beside what tuning would choose for the latency
-   that it has: quality and latency of both on queries that the choice was not made by. Tuning tries these, too.
+2. Each hand-written configuration whose stages were recorded, replayed, beside what tuning replaces it with at the
+   latency that it has, itself if nothing is better beyond chance: quality and latency of both on queries that the
+   choice was not made by. Tuning tries these, too.
 3. The hypervolume of the front beside that of 200 cascades spread evenly over the space and replayed apart from the
    search: either front chosen on some queries, its hypervolume taken on the others.
 4. With ``--verify``: that many cascades run live, predicted beside measured: points of the front, and where there are
@@ -93,7 +94,7 @@ def main() -> int:
         **machine_record(),
         "front": to_json(tuned),
         "budgets": _budgets(tuned, arguments.budgets_ms),
-        "hand_written": compared(tuned.tuning, written),
+        "hand_written": compared(tuned.tuning, written, numbers_of(tuned, written)),
         "left_out": left_out,
         "hypervolume": hypervolumes(tuned.tuning, grid),
     }
@@ -164,12 +165,21 @@ def replayed(
     return found, left_out
 
 
-def compared(tuning: Tuning, written: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
-    """Each configuration and the tuned cascade of its latency, on queries that the choice was not made by.
+def numbers_of(tuned: Tuned, written: Mapping[str, Evaluation]) -> dict[str, int]:
+    """Which trial each configuration is, by name."""
+    numbers = {trial.point.key: number for number, trial in enumerate(tuned.tuning.trials)}
+    return {name: numbers[tuned.space.seed(evaluation.config).key] for name, evaluation in written.items()}
+
+
+def compared(
+    tuning: Tuning, written: Mapping[str, Evaluation], numbers: Mapping[str, int] | None = None
+) -> list[dict[str, Any]]:
+    """Each configuration and what tuning replaces it with at its latency, on queries that do not decide that.
 
     Args:
         tuning: every trial.
         written: evaluations by name, of the same queries one after the other.
+        numbers: by name, which trial a configuration is: it is kept unless another is better beyond chance.
 
     Returns:
         For each, percentile in milliseconds and quality of its own and of the tuned one; the gain in quality with its
@@ -178,7 +188,8 @@ def compared(tuning: Tuning, written: Mapping[str, Evaluation]) -> list[dict[str
     goal = tuning.goal
     found: list[dict[str, Any]] = []
     for name, evaluation in written.items():
-        own, own_s, best, best_s = _on_queries_left_out(tuning, evaluation)
+        kept = None if numbers is None else numbers[name]
+        own, own_s, best, best_s = _on_queries_left_out(tuning, evaluation, kept)
         own_ms, best_ms = percentile_ms(own_s, goal.percentile), percentile_ms(best_s, goal.percentile)
         low, high = bootstrap_interval(best - own, confidence=goal.confidence, samples=2000)
         gain = float((best - own).mean())
@@ -206,12 +217,14 @@ def _holds(it_does: bool) -> str:
     return "yes" if it_does else "NO"
 
 
-def _on_queries_left_out(tuning: Tuning, evaluation: Evaluation) -> tuple[npt.NDArray[np.float64], ...]:
+def _on_queries_left_out(
+    tuning: Tuning, evaluation: Evaluation, kept: int | None
+) -> tuple[npt.NDArray[np.float64], ...]:
     """Quality and seconds of a cascade, and of what is chosen for the latency that it has where the choice is made."""
     parts = []
     for fold in tuning.folds:
         latency_ms = evaluation.only(fold.tuning[evaluation.query]).latency_ms(tuning.goal.percentile)
-        chosen = Tuning(tuning.trials, tuning.query, [fold], tuning.goal).validated(latency_ms)
+        chosen = Tuning(tuning.trials, tuning.query, [fold], tuning.goal, kept).validated(latency_ms)
         own = evaluation.only(fold.validation[evaluation.query])
         parts.append((own.measures[tuning.goal.measure], own.seconds, *chosen))
     return tuple(np.concatenate(part) for part in zip(*parts, strict=True))

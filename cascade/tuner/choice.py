@@ -141,12 +141,14 @@ class Tuning:
         query: int64 [n], which query each answer of a trial is to.
         folds: of the queries.
         goal: what was wanted.
+        kept: the trial that only a better one, beyond chance, may replace; by default the best of those written.
     """
 
     trials: Sequence[Trial]
     query: npt.NDArray[np.int64]
     folds: Sequence[Fold]
     goal: Goal
+    kept: int | None = None
     _quality: Floats = field(init=False, repr=False)
     _seconds: Floats = field(init=False, repr=False)
 
@@ -173,12 +175,16 @@ class Tuning:
     def cautious(self, answers: Mask) -> Floats:
         """float64 [trials]: the mean on some answers, less a margin for cascades that were only found by searching.
 
+        Or, with ``kept``, for all but that one.
+
         The best of many cascades owes part of its mean to chance, which one that was written beforehand does not. So
         they are compared with the best of the written ones: what counts of a gain is its lower confidence bound, valid
         for all of them at once. Where none was written, it is the plain mean.
         """
         quality = self.quality(answers)
         written = np.array([trial.point.given is not None for trial in self.trials])
+        if self.kept is not None:
+            written = np.arange(len(self.trials)) == self.kept
         if not written.any():
             return quality
         values = self._quality[:, answers]
