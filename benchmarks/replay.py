@@ -86,7 +86,7 @@ def space_of(recording: Recording, budget_ms: float, registry: Registry | None =
 
     Args:
         recording: of the stages; cascades are at most as deep as it is.
-        budget_ms: half of it, all of it and twice as much are tried besides no budget.
+        budget_ms: half of it, all of it, twice and four times as much are tried besides no budget.
         registry: the kinds of stage; the installed ones by default.
     """
     depth = recording.header.depth
@@ -95,7 +95,7 @@ def space_of(recording: Recording, budget_ms: float, registry: Registry | None =
         retrieve=[top_k for top_k in RETRIEVE if top_k <= depth] or [depth],
         fusions=[*derived.fusions, {"method": "rrf"}],
         depths=[top_k for top_k in DEPTHS if top_k <= depth] or [depth],
-        budgets_ms=[None, budget_ms / 2, budget_ms, 2 * budget_ms],
+        budgets_ms=[None, budget_ms / 2, budget_ms, 2 * budget_ms, 4 * budget_ms],
         top_k=10,
     )
     return SearchSpace.of(recording, settings, registry=registry)
