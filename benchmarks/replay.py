@@ -1,6 +1,6 @@
 r"""How fast is replay, and how much faster than running the same cascades?
 
-    cascade record --config benchmarks/wide.yaml --index IDX --queries Q.jsonl --depth 250 --out T.parquet
+    cascade record --config benchmarks/wide.yaml --index IDX --queries Q.jsonl --depth 200 --out T.parquet
     python -m benchmarks.replay --recording T.parquet --qrels DATA/qrels/test.tsv --index IDX \\
         --configurations 1000 --processes 2 --live 10 --out benchmarks/results/replay.json
 
