@@ -30,7 +30,7 @@ from cascade.registry import Registry
 from cascade.tuner import Judgments, Point, Recording, Replayer, SearchSpace, SpaceSettings
 from cascade.tuner.study import Workers
 
-DEPTHS = [*range(10, 200, 10), *range(200, 1001, 20)]
+DEPTHS = [*range(5, 200, 5), *range(200, 1001, 20)]
 RETRIEVE = [50, 100, 150, 200, 250, 300, 400, 600, 800, 1000]
 
 
