@@ -24,7 +24,7 @@ WIDE = Path(benchmark.__file__).parent / "wide.yaml"
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     """Of stages like those of wide.yaml, as deep as the README records them."""
     text = "\n".join(line for line in CASCADE.splitlines() if "name: slow" not in line)
-    return recorded(tmp_path_factory.mktemp("replay"), MACHINE, text=text, queries=3, depth=1000, passages=1200)
+    return recorded(tmp_path_factory.mktemp("replay"), MACHINE, text=text, queries=3, depth=200, passages=1200)
 
 
 def test_the_stages_of_the_readme_allow_a_thousand_configurations(recording: Recording) -> None:
@@ -32,11 +32,13 @@ def test_the_stages_of_the_readme_allow_a_thousand_configurations(recording: Rec
     assert [entry.settings.top_k for entry in wide.entries()] == [1000] * 4
     assert len(list(wide.entries())) == len(recording.header.units)
     space = benchmark.space_of(recording, 50.0, REGISTRY)
-    points = benchmark.spread(list(space.points()), 1000)
+    every = list(space.points())
+    points = benchmark.spread(every, 1000)
     assert len({point.key for point in points}) == 1000
-    assert sum(point.limits.budget_ms is None for point in points) == 500
-    assert {point.limits.budget_ms for point in points} == {None, 25.0, 50.0, 100.0}
-    assert {point.depths[0] for point in points if point.depths} >= {10, 1000}
+    free = sum(point.limits.budget_ms is None for point in every)
+    assert sum(point.limits.budget_ms is None for point in points) == min(500, free)
+    assert {point.limits.budget_ms for point in points} == {None, 25.0, 50.0, 100.0, 200.0}
+    assert {point.depths[0] for point in points if point.depths} >= {5, 200}
     assert {point.first.fusion for point in points} == {0, 1}
     for point in points[::100]:
         space.config(point)
@@ -74,7 +76,7 @@ def test_the_figures_are_of_what_was_asked_for(
     report = json.loads((tmp_path / "found.json").read_text())
     assert (report["configurations"], report["queries"]) == (20, 3)
     assert report["replays_per_second"] == pytest.approx(60 / report["seconds"])
-    assert report["candidates_mean"] >= 1000
+    assert report["candidates_mean"] == len(recording.rows.values) / 3
 
 
 def test_nothing_is_measured_where_the_recording_allows_too_few(
