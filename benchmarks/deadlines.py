@@ -202,7 +202,7 @@ def summary(load: str, budget_ms: float, answers: list[Answer], qrels: list[Qrel
     answered = [answer for answer in answers if answer.doc_ids is not None]
     late = [answer for answer, over in zip(answers, over_s, strict=True) if over > 0]
     lost_s = [stalls.between(answer.due_s, answer.done_s) for answer in late]
-    over_by_s = [answer.done_s - answer.due_s - budget_ms / 1000 for answer in late]
+    over_by_s = over_s[over_s > 0].tolist()
     depths: dict[str, float] = {}
     for name, _ in answered[0].scored if answered else ():
         depths[name] = round(statistics.fmean(dict(answer.scored)[name] for answer in answered), 1)

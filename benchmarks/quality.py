@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.common import machine_record, print_table
+from benchmarks.common import RETRIEVAL, machine_record, print_table
 from cascade.api import Cascade, index_corpus
 from cascade.evaluation import evaluate, ranked
 from cascade.index import Index
@@ -30,18 +30,6 @@ MEASURES = ("nDCG@10", "RR@10", "P@10", "R@100")
 DEPTH = 100
 CONFIGS = Path(__file__).parent.parent / "configs"
 
-RETRIEVAL = """version: 1
-name: {name}
-stages:
-  - name: hybrid
-    kind: fusion
-    method: weighted
-    weights: {{bm25: 0.3, dense: 0.7}}
-    top_k: {depth}
-    retrievers:
-      - {{name: bm25, kind: bm25, top_k: 200}}
-      - {{name: dense, kind: dense, model: bundled:bi-encoder, top_k: 200}}
-"""
 RERANKER = "  - {{name: reranker, kind: {kind}, model: bundled:{model}, top_k: {top_k}{more}}}\n"
 RERANKERS = {
     "untrained-late-interaction": ("colbert", "bi-encoder", ""),
