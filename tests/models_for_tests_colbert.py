@@ -28,6 +28,7 @@ METADATA: Mapping[str, Any] = {
     "doc_token": "[D]",
     "mask_punctuation": True,
     "attend_to_mask_tokens": False,
+    "expand_queries": True,
     "similarity": "cosine",
     "interaction": "colbert",
 }

@@ -75,6 +75,8 @@ class _ColbertMetadata(BaseModel):
     doc_maxlen: int = Field(220, ge=4)
     mask_punctuation: bool = True
     attend_to_mask_tokens: bool = False
+    expand_queries: bool = True
+    """Ours: colbert-ai does not know it and always expands."""
     similarity: str = "cosine"
     interaction: str = "colbert"
 
@@ -153,7 +155,7 @@ def _colbert(folder: Path) -> Format:
         document_marker=found.doc_token_id,
         query_tokens=found.query_maxlen,
         passage_tokens=found.doc_maxlen,
-        expand_queries=True,
+        expand_queries=found.expand_queries,
         attend_to_expansion=found.attend_to_mask_tokens,
         skip_words=tuple(string.punctuation) if found.mask_punctuation else (),
         projection=tuple(weights),

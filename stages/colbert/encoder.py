@@ -15,6 +15,7 @@ from cascade.errors import ModelError
 from cascade.stage import Tokens
 from cascade.types import TokenIds
 from stages.colbert.checkpoint import Format, read_format, read_projection
+from stages.colbert.settings import ColbertSettings
 from stages.models import HFTokenizer, fingerprint, layout, load_transformer, longest_input, pad
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class TokenEncoder:
         passage_tokens: most tokens of a passage, special tokens and marker included; None for the checkpoint's own.
         query_tokens: the same for queries.
         queries: what encodes queries; None for the checkpoint itself.
+        expand_queries: whether queries are filled up with [MASK]; None for what the checkpoint says.
 
     Raises:
         ModelError: the checkpoint cannot be read, or has fewer positions than asked for.
@@ -45,6 +47,7 @@ class TokenEncoder:
         passage_tokens: int | None = None,
         query_tokens: int | None = None,
         queries: States | None = None,
+        expand_queries: bool | None = None,
     ) -> None:
         import torch
 
@@ -60,7 +63,8 @@ class TokenEncoder:
         self._tail = np.array(special.tail, np.int32)
         self._query_head = self._head(special.head, form.query_marker)
         self._document_head = self._head(special.head, form.document_marker)
-        self._expansion = self.tokenizer.mask_id if form.expand_queries else None
+        expands = form.expand_queries if expand_queries is None else expand_queries
+        self._expansion = self.tokenizer.mask_id if expands else None
         self._attend_to_expansion = form.attend_to_expansion
         self._model = load_transformer(folder, "encoder")
         self._queries = queries or TorchStates(self._model)
@@ -81,7 +85,7 @@ class TokenEncoder:
     def encode_query(self, text: str) -> npt.NDArray[np.float32]:
         """float32 [query tokens, dim], rows of length 1, made on the calling thread.
 
-        A model that expands queries always gives as many rows as its query length: [MASK] tokens fill up what the
+        Where queries are expanded there are always as many rows as the query length: [MASK] tokens fill up what the
         query leaves, and score like the others. Khattab and Zaharia 2020, section 3.2.
         """
         import torch
@@ -170,6 +174,19 @@ class TokenEncoder:
         for ids in self.tokenizer.encode(form.skip_words):
             table[ids[:1]] = True
         return table
+
+
+def encoder_of(settings: ColbertSettings, folder: Path) -> TokenEncoder:
+    """The encoder that a stage is configured with.
+
+    Raises:
+        ModelError: the checkpoint, or the form that is to encode queries, cannot be used.
+    """
+    from stages.runtimes.states import load_states
+
+    queries = load_states(settings.model, folder, settings.runtime)
+    lengths = settings.max_passage_tokens, settings.max_query_tokens
+    return TokenEncoder(folder, *lengths, queries, settings.expand_queries)
 
 
 def passages_of(tokens: Tokens, rows: npt.NDArray[np.integer], window: int) -> Iterator[TokenIds]:

@@ -1,5 +1,7 @@
 """PLAID: late interaction that finds passages by itself, with colbert-ai's indexer and searcher.
 
+Queries are encoded here, as for rescoring, which is equal to colbert-ai's own way and may leave out [MASK]s.
+
 Santhanam et al. 2022 (arXiv 2205.09707): centroids generate and prune candidates, residuals of 2 bits score the rest.
 colbert-ai compiles C++ at first use, for about a minute; torch keeps the result in ``TORCH_EXTENSIONS_DIR``.
 
@@ -25,6 +27,7 @@ from cascade.errors import IndexCorrupt, InputError, ModelError
 from cascade.stage import Context, Passages, Progress, Retriever, Stage
 from cascade.types import Query, Rows, Scores
 from stages.colbert.checkpoint import read_format
+from stages.colbert.encoder import TokenEncoder, encoder_of
 from stages.colbert.settings import ColbertSettings, missing_packages
 from stages.models import fingerprint, locate
 from stages.models.layout import read_config
@@ -56,9 +59,9 @@ class PlaidStage(Stage):
             raise ModelError(f"{folder}: config.json: auto_map names code to run, which is never trusted")
         self._folder = folder
         self._top_k = settings.top_k
-        passages, queries = settings.max_passage_tokens, settings.max_query_tokens
-        self._passage_tokens = form.passage_tokens if passages is None else passages
-        self._query_tokens = form.query_tokens if queries is None else queries
+        self._encoder = encoder_of(settings, folder)
+        self._passage_tokens = settings.max_passage_tokens or form.passage_tokens
+        self._query_tokens = settings.max_query_tokens or form.query_tokens
 
     def fingerprint(self) -> str:
         """Identifies the weights, and how much of a passage they read."""
@@ -113,7 +116,7 @@ class PlaidStage(Stage):
             raise IndexCorrupt(
                 f"{directory}: expected {len(passages)} passages, got {len(searcher.ranker.doclens)}; rebuild the index"
             )
-        return PlaidRetriever(searcher, len(passages))
+        return PlaidRetriever(searcher, self._encoder, len(passages))
 
     def _config(self, directory: Path) -> Any:
         from colbert.infra import ColBERTConfig
@@ -133,13 +136,16 @@ class PlaidStage(Stage):
 class PlaidRetriever(Retriever):
     """Searches a PLAID index, which cannot be cut into ranges of rows."""
 
-    def __init__(self, searcher: Any, passages: int) -> None:
+    def __init__(self, searcher: Any, encoder: TokenEncoder, passages: int) -> None:
         self._searcher = searcher
+        self._encoder = encoder
         self._passages = passages
 
     def encode_query(self, query: Query) -> Any:
         """A float32 tensor [1, query tokens, dim]."""
-        return self._searcher.encode(query.text)
+        import torch
+
+        return torch.from_numpy(self._encoder.encode_query(query.text))[None]
 
     def ranges(self) -> Sequence[tuple[int, int]]:
         """One range, the whole collection."""

@@ -16,14 +16,13 @@ from cascade.index import files
 from cascade.stage import Batch, Context, Passages, Progress, Reranker, Stage, Tokens
 from cascade.types import Query, Rows, Scores
 from stages.colbert.codec import Bits, Codec, centroid_count, digest, read_codec, sample_rows, train
-from stages.colbert.encoder import TokenEncoder, passages_of
+from stages.colbert.encoder import TokenEncoder, encoder_of, passages_of
 from stages.colbert.lookup import Lookup, QueryTables, maxsim_compressed
 from stages.colbert.maxsim import Compute, maxsim
 from stages.colbert.pooling import pool, pooled_lengths
 from stages.colbert.settings import ColbertSettings
 from stages.colbert.store import CODEC, StoredRecords, StoredVectors, TokenVectors, Writer, ragged_offsets
 from stages.models import HFTokenizer, locate, one_thread
-from stages.runtimes.states import load_states
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +41,7 @@ class ColbertStage(Stage):
     """
 
     def __init__(self, settings: ColbertSettings, context: Context) -> None:
-        folder = locate(settings.model, context)
-        queries = load_states(settings.model, folder, settings.runtime)
-        self._encoder = TokenEncoder(folder, settings.max_passage_tokens, settings.max_query_tokens, queries)
+        self._encoder = encoder_of(settings, locate(settings.model, context))
         self._settings = settings
 
     @property

@@ -16,7 +16,7 @@ from stages.models import ModelRef, check, locate
 from stages.runtimes import RuntimeName, runtime_problems
 
 _PLAID_PACKAGES = {"colbert": "colbert-ai", "faiss": "faiss-cpu", "ninja": "ninja"}
-_RESCORE_ONLY = ("bits", "pooling", "runtime", "compute")
+_RESCORE_ONLY = ("bits", "pooling", "compute")
 
 
 class ColbertSettings(StageSettings):
@@ -33,6 +33,9 @@ class ColbertSettings(StageSettings):
     )
     max_query_tokens: int | None = Field(
         None, ge=4, description="tokens of a query, special ones included; default: the checkpoint's"
+    )
+    expand_queries: bool | None = Field(
+        None, description="whether [MASK]s fill up a query and score like its own tokens; default: the checkpoint's"
     )
     bits: Literal[1, 2, 4, 16, 32] = index_field(
         2, description="stored for each dimension of a token embedding; up to 4: compressed, 16 and 32: floating point"

@@ -97,6 +97,9 @@ class CommonSettings(_Settings):
     )
     max_query_tokens: int = Field(32, ge=4, le=512, description="tokens of a question, without special ones")
     max_passage_tokens: int = Field(110, ge=8, le=512, description="tokens of a passage, without special ones")
+    expand_queries: bool = Field(
+        False, description="colbert: fill questions up to max_query_tokens with [MASK]s, which score like other tokens"
+    )
 
     keep_layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         None, description="layers of the base that the student has, from 0; default: all, or as many as layers says"

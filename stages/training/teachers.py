@@ -16,6 +16,7 @@ from cascade.errors import ModelError
 from cascade.stage import Context
 from cascade.training import Progress
 from cascade.types import Rows, Scores, TokenIds
+from stages.colbert.checkpoint import UNTRAINED, read_format
 from stages.models import HFTokenizer, fingerprint, layout, load_cross_encoder, locate, longest_input, pad
 from stages.models.layout import JOINT_ENCODER, read_config
 from stages.training.cache import Arrays, Cache
@@ -25,7 +26,7 @@ from stages.training.scoring import Scorer, score_groups
 from stages.training.settings import CommonSettings, StudentKind
 from stages.training.students import build, read_base
 from stages.training.students.base import framed
-from stages.training.students.encoder import BiEncoder
+from stages.training.students.encoder import BiEncoder, Colbert, UntrainedColbert
 from stages.training.tokens import Texts
 
 SPREAD = 3.0
@@ -94,6 +95,12 @@ def load_teacher(ref: str, settings: CommonSettings) -> Scorer:
         kind = _kind_of(folder)
     if kind is None:
         found: Any = PairClassifier(folder, settings.max_query_tokens, settings.max_passage_tokens)
+    elif kind == "colbert":
+        form, limits = read_format(folder), (settings.max_query_tokens, settings.max_passage_tokens)
+        if form.kind == UNTRAINED:
+            found = UntrainedColbert(read_base(ref), *limits)
+        else:
+            found = Colbert(read_base(ref), *limits, expand_queries=form.expand_queries)
     else:
         found = build(kind, read_base(ref), settings)
     ready: Scorer = found.eval()

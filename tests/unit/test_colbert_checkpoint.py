@@ -210,6 +210,25 @@ def test_an_expanded_query_always_has_the_same_length(tiny, text):
     assert tiny.encode_query(text).shape == (12, 16)
 
 
+def test_the_bundled_colbert_scores_a_query_s_own_tokens_alone():
+    folder = bundled("bundled:colbert").folder()
+    assert not read_format(folder).expand_queries
+    assert len(TokenEncoder(folder).encode_query("a short question")) == 6
+
+
+def test_masks_that_a_query_does_not_attend_to_can_be_left_out(tmp_path, colbert):
+    folder = minilm_colbert(tmp_path / "model", expand_queries=False)
+    expanded, plain, asked = TokenEncoder(colbert), TokenEncoder(folder), TokenEncoder(colbert, expand_queries=False)
+    for encoder in (plain, asked):
+        own = encoder.encode_query("a short question")
+        assert own.shape == (6, 128)
+        np.testing.assert_allclose(own, expanded.encode_query("a short question")[:6], atol=1e-5)
+    np.testing.assert_allclose(
+        TokenEncoder(folder, expand_queries=True).encode_query("x"), expanded.encode_query("x"), atol=1e-6
+    )
+    assert plain.fingerprint == expanded.fingerprint == asked.fingerprint
+
+
 def test_a_query_without_expansion_has_its_own_length(plain):
     assert plain.encode_query("a question").shape == (4, 384)
     assert plain.encode_query("").shape == (2, 384)

@@ -45,9 +45,9 @@ def tokens() -> tuple[list[TokenIds], list[TokenIds]]:
     return tokenizer.encode(QUESTIONS), tokenizer.encode(PASSAGES)
 
 
-def made(kind: str, base: Base) -> Student:
+def made(kind: str, base: Base, settings: TrainSettings = SETTINGS) -> Student:
     """A student whose weights are no longer its base's."""
-    student = build(kind, base, SETTINGS).eval()  # type: ignore[arg-type]
+    student = build(kind, base, settings).eval()  # type: ignore[arg-type]
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in student.named_parameters():
@@ -116,17 +116,29 @@ def test_a_bi_encoder_scores_as_the_dense_stage_does(base: Base, tokens, tmp_pat
     np.testing.assert_allclose(20 * cosine, ours.numpy(), atol=1e-3)
 
 
-def test_late_interaction_scores_as_its_stage_does(base: Base, tokens, tmp_path: Path) -> None:
-    student = made("colbert", base)
+@pytest.mark.parametrize("expand", [False, True])
+def test_late_interaction_scores_as_its_stage_does(base: Base, tokens, tmp_path: Path, expand: bool) -> None:
+    student = made("colbert", base, SETTINGS.model_copy(update={"expand_queries": expand}))
     student.save(tmp_path, half=False, shared=False)
     encoder = TokenEncoder(tmp_path)
     assert encoder.dim == 128
     for question, own in zip(QUESTIONS, scores_of_all(student, tokens), strict=True):
         query = encoder.encode_query(question)
-        assert len(query) == 32
+        assert (len(query) == 32) == expand
         for passage, score in zip(tokens[1], own, strict=True):
             best = (query @ encoder.encode_passages([passage]).T).max(1)
             assert score == pytest.approx(30 * best.mean(), abs=1e-3)
+
+
+def test_an_encoder_teaches_late_interaction_untrained(tokens) -> None:
+    teacher = load_teacher("colbert=bundled:bi-encoder", SETTINGS)
+    encoder = TokenEncoder(bundled("bundled:bi-encoder").folder())
+    with torch.inference_mode():
+        found = teacher(**teacher.collate(*tokens, 2)).tolist()
+    for question, own in zip(QUESTIONS, found, strict=True):
+        query = encoder.encode_query(question)
+        for passage, score in zip(tokens[1], own, strict=True):
+            assert score == pytest.approx(30 * (query @ encoder.encode_passages([passage]).T).max(1).mean(), abs=1e-3)
 
 
 def scores_of_all(student: Student, tokens: tuple[list[TokenIds], list[TokenIds]]) -> list[list[float]]:

@@ -18,10 +18,11 @@ def build(kind: StudentKind, base: Base, settings: CommonSettings) -> Student:
     limits = settings.max_query_tokens, settings.max_passage_tokens
     if kind == "listwise":
         return Listwise(base, *limits, settings.list_size)
+    if kind == "colbert":
+        return Colbert(base, *limits, expand_queries=settings.expand_queries)
     plain: dict[str, type[Student]] = {
         "cross-encoder": CrossEncoder,
         "bi-encoder": BiEncoder,
-        "colbert": Colbert,
         "distilbert": DistilBert,
     }
     return plain[kind](base, *limits)

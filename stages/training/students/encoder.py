@@ -93,22 +93,25 @@ class BiEncoder(_Encoder):
 class Colbert(_Encoder):
     """Token vectors compared by MaxSim (Khattab and Zaharia 2020), saved in colbert-ai's form.
 
-    Questions are filled up to ``query_tokens`` with [MASK], which takes part in the score; punctuation of passages does
-    not. The score is 30 times the mean of the question's best matches.
+    Punctuation of passages takes no part in the score, which is 30 times the mean of the question's best matches.
 
     Args:
         base: what it starts from.
         max_query_tokens: of a question, without special tokens; three more make up a question.
         max_passage_tokens: of a passage, without special tokens.
         dim: width of a token vector.
+        expand_queries: whether questions are filled up to ``query_tokens`` with [MASK]s, which score like their tokens.
     """
 
     learning_rates: ClassVar[Mapping[str, float]] = {"layers": 5e-5, "projection": 5e-4}
     scale: ClassVar[float] = 30.0  # means of best matches lie closer together than cosines do
 
-    def __init__(self, base: Base, max_query_tokens: int, max_passage_tokens: int, dim: int = 128) -> None:
+    def __init__(
+        self, base: Base, max_query_tokens: int, max_passage_tokens: int, dim: int = 128, expand_queries: bool = False
+    ) -> None:
         super().__init__(base, max_query_tokens, max_passage_tokens)
         self.query_tokens = max_query_tokens
+        self.expand_queries = expand_queries
         known = base.state.get("linear.weight")
         self.linear = nn.Linear(int(base.config["hidden_size"]), dim if known is None else known.shape[0], bias=False)
         self._fresh = known is None
@@ -142,11 +145,11 @@ class Colbert(_Encoder):
         self._fresh = False
 
     def collate(self, questions: Sequence[TokenIds], passages: Sequence[TokenIds], group: int) -> dict[str, Any]:
-        """Questions filled up with [MASK]; passages padded."""
+        """Questions filled up with [MASK] where they are expanded, else padded; passages padded."""
         tail = [self.tokenizer.sep_id]
         room = self.query_tokens - len(self._heads[0]) - len(tail)
         asked = [framed(self._heads[0], question[:room], tail) for question in questions]
-        ids, mask = pad(asked, self.tokenizer.mask_id, multiple=self.query_tokens)
+        ids, mask = pad(asked, self.tokenizer.mask_id, multiple=self.query_tokens if self.expand_queries else 1)
         read, kept = pad([framed(self._heads[1], passage, tail) for passage in passages], self.tokenizer.pad_id)
         return {"question_ids": ids, "question_mask": mask, "passage_ids": read, "passage_mask": kept}
 
@@ -157,7 +160,9 @@ class Colbert(_Encoder):
         dropped = (inputs["passage_mask"] == 0) | torch.isin(inputs["passage_ids"], self._skipped.to(asked.device))
         similarity = torch.einsum("qid,pjd->qpij", asked, read)
         best = similarity.masked_fill(dropped[None, :, None, :], -torch.inf).amax(-1)
-        return self.scale * best.float().mean(-1)
+        counted = torch.ones_like(inputs["question_mask"]) if self.expand_queries else inputs["question_mask"]
+        shares = counted / counted.sum(-1, keepdim=True)
+        return self.scale * (best.float() * shares[:, None, :]).sum(-1)
 
     def save(self, folder: Path, half: bool, shared: bool) -> None:
         """A folder that colbert-ai reads, and so do stages."""
@@ -174,6 +179,7 @@ class Colbert(_Encoder):
             "doc_token": "[D]",
             "mask_punctuation": True,
             "attend_to_mask_tokens": False,
+            "expand_queries": self.expand_queries,
             "similarity": "cosine",
             "interaction": "colbert",
         }
@@ -182,3 +188,20 @@ class Colbert(_Encoder):
     def _encode(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         states = self.bert(input_ids=ids, attention_mask=mask).last_hidden_state
         return functional.normalize(self.linear(states).float(), dim=-1)
+
+
+class UntrainedColbert(Colbert):
+    """Late interaction over the token states of an encoder as it is: no markers, no projection, every token counts.
+
+    A teacher only; what is trained from it is a ``Colbert``.
+    """
+
+    def __init__(self, base: Base, max_query_tokens: int, max_passage_tokens: int) -> None:
+        super().__init__(base, max_query_tokens, max_passage_tokens)
+        self._heads = [[self.tokenizer.cls_id]] * 2
+        self._skipped = torch.tensor([], dtype=torch.int64)
+        self.linear.requires_grad_(False)
+
+    def _encode(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        states = self.bert(input_ids=ids, attention_mask=mask).last_hidden_state
+        return functional.normalize(states.float(), dim=-1)
