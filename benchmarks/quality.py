@@ -33,6 +33,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 RERANKER = "  - {{name: reranker, kind: {kind}, model: bundled:{model}, top_k: {top_k}{more}}}\n"
 RERANKERS = {
     "untrained-late-interaction": ("colbert", "bi-encoder", ""),
+    "late-interaction-idf": ("colbert", "bi-encoder", ", query_weights: idf"),
     "colbert": ("colbert", "colbert", ""),
     "distilbert": ("cross_encoder", "distilbert", ", dtype: bfloat16"),
     "cross-encoder": ("cross_encoder", "cross-encoder", ", dtype: bfloat16"),

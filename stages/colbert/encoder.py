@@ -15,6 +15,7 @@ from cascade.errors import ModelError
 from cascade.stage import Tokens
 from cascade.types import TokenIds
 from stages.colbert.checkpoint import Format, read_format, read_projection
+from stages.colbert.importance import Importance
 from stages.colbert.settings import ColbertSettings
 from stages.models import HFTokenizer, fingerprint, layout, load_transformer, longest_input, pad
 
@@ -82,16 +83,18 @@ class TokenEncoder:
         self.fingerprint = digest.hexdigest()[:16]
         """16 hex digits over everything that shapes the embedding of a passage."""
 
-    def encode_query(self, text: str) -> npt.NDArray[np.float32]:
-        """float32 [query tokens, dim], rows of length 1, made on the calling thread.
+    def encode_query(self, text: str, importance: Importance | None = None) -> npt.NDArray[np.float32]:
+        """float32 [query tokens, dim], made on the calling thread: rows of length 1, or as long as they are important.
 
         Where queries are expanded there are always as many rows as the query length: [MASK] tokens fill up what the
-        query leaves, and score like the others. Khattab and Zaharia 2020, section 3.2.
+        query leaves, and score like the others. Khattab and Zaharia 2020, section 3.2. Special tokens are of average
+        importance.
         """
         import torch
 
         room = self._query_tokens - len(self._query_head) - len(self._tail)
-        ids = np.concatenate((self._query_head, self.tokenizer.encode_start(text, max(room, 0)), self._tail))
+        own = self.tokenizer.encode_start(text, max(room, 0))
+        ids = np.concatenate((self._query_head, own, self._tail))
         mask = np.ones(len(ids), np.int64)
         if self._expansion is not None:
             missing = self._query_tokens - len(ids)
@@ -99,7 +102,11 @@ class TokenEncoder:
             mask = np.pad(mask, (0, missing), constant_values=int(self._attend_to_expansion))
         rows, masks = ids[None].astype(np.int64), mask[None]
         states = self._unit(torch.from_numpy(self._queries.states(rows, masks)))
-        return states.reshape(len(ids), self.dim)
+        embeddings = states.reshape(len(ids), self.dim)
+        if importance is not None:
+            first = len(self._query_head)
+            embeddings[first : first + len(own)] *= importance(own)[:, None]
+        return embeddings
 
     def with_queries_on(self, queries: States) -> TokenEncoder:
         """The same, but for what encodes queries."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from cascade.stage import Batch, Context, Passages, Progress, Reranker, Stage, T
 from cascade.types import Query, Rows, Scores
 from stages.colbert.codec import Bits, Codec, centroid_count, digest, read_codec, sample_rows, train
 from stages.colbert.encoder import TokenEncoder, encoder_of, passages_of
+from stages.colbert.importance import Importance, document_frequencies, read_frequencies, store_frequencies
 from stages.colbert.lookup import Lookup, QueryTables, maxsim_compressed
 from stages.colbert.maxsim import Compute, maxsim
 from stages.colbert.pooling import pool, pooled_lengths
@@ -25,6 +27,9 @@ from stages.colbert.store import CODEC, StoredRecords, StoredVectors, TokenVecto
 from stages.models import HFTokenizer, locate, one_thread
 
 logger = logging.getLogger(__name__)
+
+Encode: TypeAlias = Callable[[str], npt.NDArray[np.float32]]
+"""From a query's text to its embeddings, [query tokens, dim]."""
 
 _FLOATS: Mapping[int, Literal["float16", "float32"]] = {16: "float16", 32: "float32"}
 """Types of embeddings that are not compressed, by their bits."""
@@ -73,18 +78,30 @@ class ColbertStage(Stage):
             vectors = work.vectors(np.arange(start, stop))
             writer.write(start, stop, vectors if codec is None else codec.encode(vectors))
             progress(stop, total)
+        store_frequencies(directory, self._frequencies(work.tokens))
         writer.finish()
 
     def open(self, passages: Passages, directory: Path | None) -> Reranker:
         """The stage over these passages; without a directory, each call encodes the passages that it scores."""
         compute, bits = self._settings.compute, self._settings.bits
+        importance = self._importance(passages, directory) if self._settings.query_weights == "idf" else None
+        encode = functools.partial(self._encoder.encode_query, importance=importance)
         if directory is None:
             vectors: TokenVectors = EncodedVectors(self._encoder, passages.tokens(self.tokenizer))
-            return ColbertReranker(self._encoder, vectors, compute)
+            return ColbertReranker(encode, vectors, compute)
         if bits == 16 or bits == 32:
             vectors = StoredVectors(directory, len(passages), self._encoder.dim, _FLOATS[bits])
-            return ColbertReranker(self._encoder, vectors, compute, _STORED_BATCH_TOKENS)
-        return CompressedReranker(self._encoder, StoredRecords(directory, len(passages), self._encoder.dim, bits))
+            return ColbertReranker(encode, vectors, compute, _STORED_BATCH_TOKENS)
+        return CompressedReranker(encode, StoredRecords(directory, len(passages), self._encoder.dim, bits))
+
+    def _importance(self, passages: Passages, directory: Path | None) -> Importance:
+        found = None if directory is None else read_frequencies(directory, self.tokenizer.vocab_size)
+        if found is None:
+            found = self._frequencies(passages.tokens(self.tokenizer))
+        return Importance(found, len(passages))
+
+    def _frequencies(self, tokens: Tokens) -> npt.NDArray[np.int32]:
+        return document_frequencies(tokens, self.tokenizer.vocab_size)
 
 
 class _Work:
@@ -156,24 +173,24 @@ class ColbertReranker(Reranker):
     """Scores pairs by MaxSim.
 
     Args:
-        encoder: encodes the queries.
+        encode: from a query's text to its embeddings.
         vectors: where the passages' embeddings come from.
         compute: type of the product.
         batch_tokens: most tokens in one batch.
     """
 
     def __init__(
-        self, encoder: TokenEncoder, vectors: TokenVectors, compute: Compute, batch_tokens: int = Reranker.batch_tokens
+        self, encode: Encode, vectors: TokenVectors, compute: Compute, batch_tokens: int = Reranker.batch_tokens
     ) -> None:
         self.batch_tokens = batch_tokens
-        self._encoder = encoder
+        self._encode = encode
         self._vectors = vectors
         self._compute = compute
         _compile(compute)
 
     def encode_query(self, query: Query) -> npt.NDArray[np.float32]:
         """float32 [query tokens, dim]."""
-        return self._encoder.encode_query(query.text)
+        return self._encode(query.text)
 
     def lengths(self, query: npt.NDArray[np.float32], rows: Rows) -> npt.NDArray[np.int32]:
         """int32 [n]: tokens of each passage, from the index or as the encoder would read them."""
@@ -193,23 +210,23 @@ class CompressedReranker(Reranker):
     """Scores pairs by MaxSim over compressed embeddings.
 
     Args:
-        encoder: encodes the queries.
+        encode: from a query's text to its embeddings.
         stored: the passages' embeddings.
     """
 
     batch_tokens = 16384
 
-    def __init__(self, encoder: TokenEncoder, stored: StoredRecords) -> None:
-        self._encoder = encoder
+    def __init__(self, encode: Encode, stored: StoredRecords) -> None:
+        self._encode = encode
         self._stored = stored
         self._lookup = Lookup(stored.codec)
-        nothing = np.empty((0, encoder.dim), np.float32), np.empty(0, np.int64)
+        nothing = np.empty((0, stored.codec.dim), np.float32), np.empty(0, np.int64)
         # Has numba compile now, for just these arrays, and not on the first query's time.
         maxsim_compressed(self._lookup.tables(nothing[0]), stored.records, nothing[1], nothing[1])
 
     def encode_query(self, query: Query) -> QueryTables:
         """The query's embeddings, multiplied with all that a passage's can be made of."""
-        encoded = self._encoder.encode_query(query.text)
+        encoded = self._encode(query.text)
         with one_thread():
             return self._lookup.tables(encoded)
 

@@ -16,7 +16,7 @@ from stages.models import ModelRef, check, locate
 from stages.runtimes import RuntimeName, runtime_problems
 
 _PLAID_PACKAGES = {"colbert": "colbert-ai", "faiss": "faiss-cpu", "ninja": "ninja"}
-_RESCORE_ONLY = ("bits", "pooling", "compute")
+_RESCORE_ONLY = ("query_weights", "bits", "pooling", "compute")
 
 
 class ColbertSettings(StageSettings):
@@ -36,6 +36,10 @@ class ColbertSettings(StageSettings):
     )
     expand_queries: bool | None = Field(
         None, description="whether [MASK]s fill up a query and score like its own tokens; default: the checkpoint's"
+    )
+    query_weights: Literal["equal", "idf"] = Field(
+        "equal",
+        description="idf: query tokens that are rare in the collection count more; for encoders used untrained",
     )
     bits: Literal[1, 2, 4, 16, 32] = index_field(
         2, description="stored for each dimension of a token embedding; up to 4: compressed, 16 and 32: floating point"

@@ -75,6 +75,43 @@ def test_scores_from_the_index_equal_those_without_one(stage, passages, built):
     np.testing.assert_allclose(scores(indexed, "bread"), scores(unindexed, "bread"), atol=1e-5)
 
 
+def test_rare_tokens_count_more_than_common_ones(tmp_path):
+    common = listed([f"the bread of the town number {number}" for number in range(20)] + ["yeast of the town"])
+    equal, weighted = load("bundled:bi-encoder"), load("bundled:bi-encoder", query_weights="idf")
+    plain = equal.open(common, None).encode_query(Query("q", "the yeast"))
+    rare = weighted.open(common, None).encode_query(Query("q", "the yeast"))
+    lengths = np.linalg.norm(rare, axis=1)
+    np.testing.assert_allclose(rare / lengths[:, None], plain, atol=1e-6)
+    cls, the, yeast, sep = lengths
+    assert cls == pytest.approx(1)
+    assert sep == pytest.approx(1)
+    assert the + yeast == pytest.approx(2)
+    frequent, seldom = np.log1p((0.5 + 0) / 21.5), np.log1p(20.5 / 1.5)
+    assert yeast / the == pytest.approx(np.sqrt(seldom / frequent))
+
+
+@pytest.mark.parametrize("bits", [2, 16])
+def test_an_index_knows_how_rare_tokens_are_and_an_older_one_counts_them(tmp_path, bits):
+    passages, stage = listed(TEXTS), load("bundled:bi-encoder", bits=bits, query_weights="idf")
+    expected = scores(stage.open(passages, None), "why does bread dough rise")
+    stage.build(passages, tmp_path, ignore)
+    stored = scores(stage.open(passages, tmp_path), "why does bread dough rise")
+    assert np.abs(stored - expected).max() < (2 if bits == 2 else 0.01)
+    (tmp_path / "frequencies.npy").unlink()
+    np.testing.assert_array_equal(scores(stage.open(passages, tmp_path), "why does bread dough rise"), stored)
+
+
+def test_damaged_frequencies_are_reported(passages, tmp_path, folder):
+    stage = load(folder, query_weights="idf")
+    stage.build(passages, tmp_path, ignore)
+    np.save(tmp_path / "frequencies.npy", np.zeros(3))
+    with pytest.raises(IndexCorrupt, match=r"frequencies\.npy: expected int32"):
+        stage.open(passages, tmp_path)
+    (tmp_path / "frequencies.npy").write_bytes(b"x")
+    with pytest.raises(IndexCorrupt, match="build the index again"):
+        stage.open(passages, tmp_path)
+
+
 def test_half_precision_storage_hardly_moves_scores(folder, passages, tmp_path):
     half = load(folder, bits=16)
     half.build(passages, tmp_path, ignore)
@@ -113,7 +150,9 @@ def test_pooling_stores_half_as_many_embeddings(folder, passages, built, tmp_pat
     assert scores(opened, "bread")[1] == -12
 
 
-@pytest.mark.parametrize("own", [{"bits": 1, "pooling": 2}, {"bits": 2}, {"bits": 4}, {"bits": 16, "pooling": 2}])
+@pytest.mark.parametrize(
+    "own", [{"bits": 1, "pooling": 2}, {"bits": 2}, {"bits": 4}, {"bits": 16, "pooling": 2}, {"query_weights": "idf"}]
+)
 def test_every_form_of_storage_keeps_the_contract(folder, tmp_path, own):
     texts = listed([*HOSTILE_TEXTS[:3], *TEXTS, HOSTILE_TEXTS[5]])
     check_stage(KIND, {"name": "late", "kind": "colbert", "top_k": 5, "model": str(folder), **own}, texts, tmp_path)
@@ -125,7 +164,7 @@ def test_two_builds_of_the_same_passages_are_equal_to_the_byte(folder, passages,
         load(folder).build(passages, tmp_path / name, ignore)
     one, two = ({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert one == two
-    assert set(one) == {"codec.safetensors", "offsets.npy", "vectors.npy"}
+    assert set(one) == {"codec.safetensors", "frequencies.npy", "offsets.npy", "vectors.npy"}
 
 
 def test_an_interrupted_compressed_build_goes_on_with_its_codec(folder, passages, tmp_path, monkeypatch):
