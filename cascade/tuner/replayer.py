@@ -30,6 +30,7 @@ from cascade.tuner.finding import Shared, Unknown
 from cascade.tuner.quality import Answers, Judgments, measure
 from cascade.tuner.recording import Recording, UnitData
 from cascade.tuner.stages import (
+    LearningCosts,
     Meter,
     RecordedCollection,
     RecordedSeconds,
@@ -136,6 +137,26 @@ class Replayer:
         answers = [self._by_engine(planned, cascade, query) for query in range(len(self.recording))]
         return self._evaluate(config, planned, answers)
 
+    def served(self, config: Config, *, warm_up: int = 0, settling: int = 0) -> Evaluation:
+        """``run`` for one client, with costs that are learnt on the way, as a live engine learns them.
+
+        ``run`` answers every query with the same beliefs, those of an engine that has seen all recorded tasks, so that
+        queries can be replayed in any order and shared between cascades. A live engine follows the tasks that its
+        cascade has, and may come to believe that more fits. This is slower and nearer to it.
+
+        Args:
+            config: of the cascade, or its file.
+            warm_up: first queries, asked without a budget beforehand; what they take is learnt from.
+            settling: first queries, asked under the budget after those.
+        """
+        config, planned, cascade = self._open(config)
+        costs, queries = LearningCosts(self.recording, planned.quantile), range(len(self.recording))
+        for query in queries[:warm_up]:
+            self._by_engine(planned, cascade, query, costs, math.inf)
+        for query in queries[:settling]:
+            self._by_engine(planned, cascade, query, costs)
+        return self._evaluate(config, planned, [self._by_engine(planned, cascade, query, costs) for query in queries])
+
     def rankings(self, config: Config, *, by_engine: bool = False) -> dict[str, list[str]]:
         """For each query the doc_ids of its answer, best first."""
         config, planned, cascade = self._open(config)
@@ -175,13 +196,21 @@ class Replayer:
         seconds = RecordedSeconds(self.recording, self._meter, self._timing)
         return Simulator(cascade, costs, seconds, servers=servers, finish_s=self.recording.finish_s)
 
-    def _by_engine(self, planned: Plan, cascade: OpenedCascade, query: int) -> _Answer:
-        simulator = self._simulator(cascade, self._steady(planned.quantile))
-        (record,) = simulator.run([Arrival(0.0, self.recording.queries[query], planned.budget_s)])
+    def _by_engine(
+        self,
+        planned: Plan,
+        cascade: OpenedCascade,
+        query: int,
+        costs: CostModel | None = None,
+        budget_s: float | None = None,
+    ) -> _Answer:
+        simulator = self._simulator(cascade, self._steady(planned.quantile) if costs is None else costs)
+        arrival = Arrival(0.0, self.recording.queries[query], planned.budget_s if budget_s is None else budget_s)
+        (record,) = simulator.run([arrival])
         return self._from_record(record, planned)
 
     def _under_load(self, planned: Plan, cascade: OpenedCascade, load: Load) -> list[_Answer]:
-        costs = CostModel(self.recording.profile(planned.quantile))
+        costs = LearningCosts(self.recording, planned.quantile)
         simulator = self._simulator(cascade, costs, load.servers)
         count = len(self.answered(load))
         rng = np.random.default_rng(load.seed)

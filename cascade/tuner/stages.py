@@ -236,6 +236,21 @@ class SteadyCosts(CostModel):
         """Learns nothing."""
 
 
+class LearningCosts(CostModel):
+    """A cost model that follows the tasks of a simulation as a live engine's follows real ones.
+
+    A simulated task takes what the engine adds to it, too, which a live engine does not count as the task's.
+    """
+
+    def __init__(self, recording: Recording, quantile: float) -> None:
+        super().__init__(recording.profile(quantile))
+        self._handling_s = recording.handling_s
+
+    def observe(self, key: str, work: Work, seconds: float) -> None:
+        """Learns from a finished task."""
+        super().observe(key, work, seconds - self._handling_s)
+
+
 def open_recorded(
     recording: Recording, plan: Plan, config: CascadeConfig, meter: Meter, collection: RecordedCollection
 ) -> OpenedCascade:

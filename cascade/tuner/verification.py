@@ -91,7 +91,7 @@ def verify(
     queries = [query for query, judged in zip(recording.queries, judgments.judged, strict=True) if judged]
     found = []
     for number, (label, config) in enumerate(configs, start=1):
-        replayed = replayer.run(config)
+        replayed = replayer.served(config, warm_up=WARM_UP, settling=SETTLING)
         replayed = replayed.only(judgments.judged[replayed.query])
         run: dict[str, list[str]] = {}
         seconds = []

@@ -137,6 +137,25 @@ def test_the_short_way_gives_what_the_engine_gives(made: Recorded, text: str, ti
     assert replayer.rankings(config) == replayer.rankings(config, by_engine=True)
 
 
+def test_served_without_limits_is_the_same_since_beliefs_decide_nothing(made: Recorded) -> None:
+    stages = [{**WORDS, "top_k": 80}, {**QUICK, "top_k": 40}, {**SLOW, "top_k": 10}]
+    config = config_of(json.dumps({"version": 1, "name": "free", "stages": stages}), made.machine)
+    run, served = made.replayer().run(config), made.replayer().served(config, warm_up=3)
+    np.testing.assert_allclose(served.seconds, run.seconds, rtol=1e-9)
+    for name in run.scored:
+        np.testing.assert_array_equal(served.scored[name], run.scored[name])
+
+
+def test_served_learns_that_tasks_are_steadier_than_the_recorded_ones(made: Recorded) -> None:
+    stages = [{**WORDS, "top_k": 80}, {**SLOW, "top_k": 10}]
+    config = config_of(json.dumps({"version": 1, "name": "tight", "budget_ms": 30, "stages": stages}), made.machine)
+    replayer = made.replayer("typical")
+    run, fresh = replayer.run(config), replayer.served(config)
+    settled = replayer.served(config, warm_up=5, settling=len(made.recording))
+    assert settled.scored["slow"].mean() > fresh.scored["slow"].mean() > run.scored["slow"].mean()
+    assert settled.seconds.max() <= 0.030
+
+
 def test_the_recorded_cascade_itself_is_replayable(made: Recorded) -> None:
     config = config_of(CASCADE, made.machine)
     assert all(len(ranking) == 10 for ranking in made.replayer().rankings(config).values())
