@@ -34,6 +34,7 @@ COMMANDS = {
     "calibrate": "calibrate.calibrate",
     "record": "record.record",
     "tune": "tune.tune",
+    "adapt": "adapt.adapt",
     "train": "train.train",
     "distill": "distill.distill",
     "models": "models.models",

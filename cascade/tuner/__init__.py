@@ -14,6 +14,7 @@ from cascade.tuner.recorder import Subject, record
 from cascade.tuner.recording import Recording
 from cascade.tuner.replayer import Load, Replayer, replay
 from cascade.tuner.space import SearchSpace, SpaceSettings
+from cascade.tuner.stopping import Learned, Stopping, learn_stopping
 from cascade.tuner.tuning import Effort, Tuned, Worth, tune
 from cascade.tuner.verification import Verified, verify
 
@@ -24,6 +25,7 @@ __all__ = [
     "FrontPoint",
     "Goal",
     "Judgments",
+    "Learned",
     "Limits",
     "Load",
     "ParetoFront",
@@ -32,11 +34,13 @@ __all__ = [
     "Replayer",
     "SearchSpace",
     "SpaceSettings",
+    "Stopping",
     "Subject",
     "Tuned",
     "Tuning",
     "Verified",
     "Worth",
+    "learn_stopping",
     "record",
     "replay",
     "tune",

@@ -109,6 +109,19 @@ def test_tuning_writes_a_cascade_that_runs_and_a_page_and_a_picture(
         assert len(engine.search("configure logging to a file", budget_ms=None)) > 0
 
 
+def test_when_to_stop_early_is_learned_from_a_recording(judged: Judged, capsys: pytest.CaptureFixture[str]) -> None:
+    config = judged.recording.with_name("adapted.yaml")
+    config.write_text(OTHERS.format(first=60, second=15))
+    given = ["adapt", "--config", str(config), "--recording", str(judged.recording)]
+    assert run_command([*given, "--confidence", "0.8"]) == 0
+    said = capsys.readouterr()
+    assert "missed something" in said.out
+    assert "<- for the YAML file" in said.out or "leave 'adaptive' out" in said.err
+    assert "short" in said.out + said.err
+    assert run_command([*given, "--confidence", "0.999"]) == EXIT_INPUT
+    assert "needs at least 999 recorded queries" in capsys.readouterr().err
+
+
 def test_results_of_several_budgets_lie_in_one_folder_whatever_becomes_of_the_file(
     judged: Judged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
