@@ -82,20 +82,24 @@ class ColbertStage(Stage):
         writer.finish()
 
     def open(self, passages: Passages, directory: Path | None) -> Reranker:
-        """The stage over these passages; without a directory, each call encodes the passages that it scores."""
+        """The stage over these passages; without a directory, each call encodes the passages that it scores.
+
+        All query tokens are of equal weight then: passages without an index are the candidates of some question, whose
+        own words are frequent among them.
+        """
         compute, bits = self._settings.compute, self._settings.bits
-        importance = self._importance(passages, directory) if self._settings.query_weights == "idf" else None
-        encode = functools.partial(self._encoder.encode_query, importance=importance)
         if directory is None:
             vectors: TokenVectors = EncodedVectors(self._encoder, passages.tokens(self.tokenizer))
-            return ColbertReranker(encode, vectors, compute)
+            return ColbertReranker(self._encoder.encode_query, vectors, compute)
+        importance = self._importance(passages, directory) if self._settings.query_weights == "idf" else None
+        encode = functools.partial(self._encoder.encode_query, importance=importance)
         if bits == 16 or bits == 32:
             vectors = StoredVectors(directory, len(passages), self._encoder.dim, _FLOATS[bits])
             return ColbertReranker(encode, vectors, compute, _STORED_BATCH_TOKENS)
         return CompressedReranker(encode, StoredRecords(directory, len(passages), self._encoder.dim, bits))
 
-    def _importance(self, passages: Passages, directory: Path | None) -> Importance:
-        found = None if directory is None else read_frequencies(directory, self.tokenizer.vocab_size)
+    def _importance(self, passages: Passages, directory: Path) -> Importance:
+        found = read_frequencies(directory, self.tokenizer.vocab_size)
         if found is None:
             found = self._frequencies(passages.tokens(self.tokenizer))
         return Importance(found, len(passages))

@@ -39,7 +39,7 @@ class ColbertSettings(StageSettings):
     )
     query_weights: Literal["equal", "idf"] = Field(
         "equal",
-        description="idf: query tokens that are rare in the collection count more; for encoders used untrained",
+        description="idf: query tokens that are rare in the index count more; for encoders used untrained",
     )
     bits: Literal[1, 2, 4, 16, 32] = index_field(
         2, description="stored for each dimension of a token embedding; up to 4: compressed, 16 and 32: floating point"

@@ -77,9 +77,10 @@ def test_scores_from_the_index_equal_those_without_one(stage, passages, built):
 
 def test_rare_tokens_count_more_than_common_ones(tmp_path):
     common = listed([f"the bread of the town number {number}" for number in range(20)] + ["yeast of the town"])
-    equal, weighted = load("bundled:bi-encoder"), load("bundled:bi-encoder", query_weights="idf")
-    plain = equal.open(common, None).encode_query(Query("q", "the yeast"))
-    rare = weighted.open(common, None).encode_query(Query("q", "the yeast"))
+    stage = load("bundled:bi-encoder", query_weights="idf", bits=16)
+    stage.build(common, tmp_path, ignore)
+    plain = stage.open(common, None).encode_query(Query("q", "the yeast"))
+    rare = stage.open(common, tmp_path).encode_query(Query("q", "the yeast"))
     lengths = np.linalg.norm(rare, axis=1)
     np.testing.assert_allclose(rare / lengths[:, None], plain, atol=1e-6)
     cls, the, yeast, sep = lengths
@@ -93,10 +94,8 @@ def test_rare_tokens_count_more_than_common_ones(tmp_path):
 @pytest.mark.parametrize("bits", [2, 16])
 def test_an_index_knows_how_rare_tokens_are_and_an_older_one_counts_them(tmp_path, bits):
     passages, stage = listed(TEXTS), load("bundled:bi-encoder", bits=bits, query_weights="idf")
-    expected = scores(stage.open(passages, None), "why does bread dough rise")
     stage.build(passages, tmp_path, ignore)
     stored = scores(stage.open(passages, tmp_path), "why does bread dough rise")
-    assert np.abs(stored - expected).max() < (2 if bits == 2 else 0.01)
     (tmp_path / "frequencies.npy").unlink()
     np.testing.assert_array_equal(scores(stage.open(passages, tmp_path), "why does bread dough rise"), stored)
 
