@@ -7,6 +7,7 @@ manner of Qu et al. 2021, RocketQA, and of the positive-aware margins of Moreira
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +138,7 @@ def bm25_candidates(passages: Sequence[str], questions: Sequence[str], depth: in
     """int32 [q, depth]: passages best first by BM25 as bm25s computes it; ``NONE`` where none is left above zero."""
     import bm25s
 
+    logging.getLogger("bm25s").setLevel(logging.NOTSET)  # it sets itself to DEBUG, whatever its user wants to hear
     analyse = Analyser()
     found = np.full((len(questions), depth), NONE, np.int32)
     terms = [analyse(passage) for passage in passages]
