@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -238,7 +238,7 @@ class Replayer:
     def _from_state(self, state: State, query: int, planned: Plan) -> _Answer:
         found, top_k = state.candidates, planned.stages[-1].top_k
         best = found[self._shared.documents[query].first(found.rows, top_k)]
-        rows = self._probable(replace(best, rows=self.recording.rows[query][best.rows]), planned)
+        rows = self._probable(Candidates(self.recording.rows[query][best.rows], best.scores, best.stages), planned)
         return _Answer(query, rows, state.now, state.degraded, False, state.scored, state.spent)
 
     def _probable(self, best: Candidates, planned: Plan) -> Rows:

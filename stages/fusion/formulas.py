@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -93,7 +94,8 @@ def _union(rankings: Sequence[Rows]) -> tuple[Rows, list[npt.NDArray[np.intp]]]:
     np.not_equal(rising[1:], rising[:-1], out=new[1:])
     places = np.empty(len(rising), np.intp)
     places[order] = new.cumsum() - 1
-    return rising[new], np.split(places, np.cumsum([len(ranking) for ranking in rankings[:-1]]))
+    stops = itertools.accumulate(len(ranking) for ranking in rankings)
+    return rising[new], [places[stop - len(ranking) : stop] for ranking, stop in zip(rankings, stops, strict=True)]
 
 
 def _finite(scores: Scores) -> Floats:
