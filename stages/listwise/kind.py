@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from pydantic import Field
 
 from cascade.stage import Context, Stage, StageKind, StageSettings
 from stages.models import ModelRef, check
+from stages.runtimes import Dtype, RuntimeName, runtime_problems
 
 
 class ListwiseSettings(StageSettings):
@@ -19,14 +19,19 @@ class ListwiseSettings(StageSettings):
     batch_tokens: int = Field(512, ge=16, le=8192, description="most tokens in one forward pass")
     max_passage_tokens: int = Field(110, ge=1, le=510, description="tokens of a passage that are read")
     max_query_tokens: int = Field(32, ge=1, le=510, description="tokens of a query that are read")
-    dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="bfloat16: faster where the processor has it, scores rounded to about 3 digits"
+    runtime: RuntimeName = Field(
+        "auto", description="auto: what 'cascade models optimize' made for windows of this size, else torch"
+    )
+    dtype: Dtype = Field(
+        "auto",
+        description="auto: float32 on torch, else the fastest that was made; bfloat16: 3 digits; float16: on a GPU",
     )
 
 
 def _check(settings: ListwiseSettings, context: Context) -> Sequence[tuple[str, str]]:
     wrong = check(settings.model, context)
-    return [] if wrong is None else [("model", wrong)]
+    problems = [] if wrong is None else [("model", wrong)]
+    return [*problems, *runtime_problems(settings.runtime, settings.dtype)]
 
 
 def _load(settings: ListwiseSettings, context: Context) -> Stage:

@@ -199,6 +199,26 @@ class LateInteractionHead(nn.Module):
         return score
 
 
+class WindowScorer(nn.Module):
+    """A joint encoder that scores a window of passages at once, as a runtime calls it.
+
+    Args:
+        model: the encoder.
+        passages: in a window; one that an input does not have gets a score without meaning.
+    """
+
+    def __init__(self, model: JointEncoder, passages: int) -> None:
+        super().__init__()
+        self.model = model
+        self.passages = passages
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
+    ) -> torch.Tensor:
+        """Scores [n, passages] of int64 [n, L] ids, mask and numbers of texts; see ``JointEncoder.listwise``."""
+        return self.model.listwise(input_ids, attention_mask, token_type_ids, self.passages)
+
+
 class JointEncoder(nn.Module):
     """Reads ``[CLS] query [SEP] [CLS] passage [SEP]``, and further passages in the same way.
 

@@ -12,6 +12,8 @@ from stages.models.tokenizer import read_tokenizer
 
 JOINT_ENCODER = "JointEncoder"
 """What ``config.json`` of a ``stages.models.joint.JointEncoder`` names as its architecture."""
+PASSAGES_AT_ONCE = "passages_at_once"
+"""Key of ``config.json`` that only a listwise ranker has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,16 @@ def layout(folder: Path) -> Layout:
             f"got {pair.type_ids} for a pair; this input layout is not supported"
         )
     return Layout(head, tail, before, between, after, segments, turn - (second - len(between)) if segments else 0)
+
+
+def passages_at_once(folder: Path) -> int:
+    """Passages of the windows that a listwise ranker was trained on; 1 for any other model.
+
+    Raises:
+        ModelError: ``config.json`` is unreadable.
+    """
+    found = read_config(folder).get(PASSAGES_AT_ONCE, 1)
+    return found if isinstance(found, int) else 1
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from stages.runtimes.engines import ENGINES, Engine
 if TYPE_CHECKING:
     from torch import nn
 
+    from stages.runtimes.forms import Use
+
 logger = logging.getLogger(__name__)
 
 RuntimeName: TypeAlias = Literal["auto", "torch", "openvino", "onnx"]
@@ -75,7 +77,12 @@ def engines_of(runtime: RuntimeName) -> Sequence[Engine]:
 
 
 def load_runtime(
-    ref: str, folder: Path, load_module: Callable[[Path], nn.Module], runtime: RuntimeName, dtype: Dtype
+    ref: str,
+    folder: Path,
+    load_module: Callable[[Path], nn.Module],
+    runtime: RuntimeName,
+    dtype: Dtype,
+    use: Use = "plain",
 ) -> Runtime:
     """The model on the runtime that the settings ask for.
 
@@ -89,6 +96,7 @@ def load_runtime(
         load_module: gives the torch module; not called where another runtime needs none.
         runtime: what runs it.
         dtype: of weights and activations; ``auto`` is float32 on torch, elsewhere the fastest that was made.
+        use: what a form must be for.
 
     Raises:
         ModelError: there is no such form of the model, it is damaged, or the model cannot be loaded.
@@ -99,7 +107,7 @@ def load_runtime(
     if engines:
         from stages.runtimes.forms import load_form
 
-        form = load_form(folder, engines, dtype)
+        form = load_form(folder, engines, dtype, use)
         if form is not None:
             return form
     able = [engine for engine in engines if dtype == "auto" or dtype in engine.precisions]

@@ -23,7 +23,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from cascade.errors import ModelError
 from cascade.io.atomic import write_json_atomic
@@ -33,6 +33,9 @@ from stages.runtimes.parity import Parity
 
 if TYPE_CHECKING:
     from stages.runtimes.compiled import CompiledRuntime
+
+Use: TypeAlias = Literal["plain", "windows"]
+"""What a form reads: single texts or pairs, whichever the model is for, or a question with several passages."""
 
 _RECIPE = 2
 """Changes with the way forms are made, and run."""
@@ -46,22 +49,25 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "cascade-ranking" / "models"
 
 
-def form_folder(folder: Path, engine: Engine, precision: str) -> Path:
+def form_folder(folder: Path, engine: Engine, precision: str, use: Use = "plain") -> Path:
     """Where the form of a model folder is, or would be.
 
     Raises:
         ModelError: the model cannot be read.
     """
-    return _target(fingerprint(folder), engine, precision)
+    return _target(fingerprint(folder), engine, precision, use)
 
 
-def load_form(folder: Path, engines: Sequence[Engine], dtype: str = "auto") -> CompiledRuntime | None:
+def load_form(
+    folder: Path, engines: Sequence[Engine], dtype: str = "auto", use: Use = "plain"
+) -> CompiledRuntime | None:
     """The first form of a model that has been made, to be prepared before use; None if there is none.
 
     Args:
         folder: model folder.
         engines: that may run it, the preferred one first; each one's fastest precision is taken.
         dtype: the precision it must have; ``auto`` for any.
+        use: what it must be for.
 
     Raises:
         ModelError: the form is damaged, or the model cannot be read.
@@ -69,14 +75,15 @@ def load_form(folder: Path, engines: Sequence[Engine], dtype: str = "auto") -> C
     weights = fingerprint(folder)
     for engine in engines:
         for precision in engine.precisions:
-            target = _target(weights, engine, precision)
+            target = _target(weights, engine, precision, use)
             if dtype in ("auto", precision) and target.is_dir():
                 return engine.load(target / engine.files[0], precision, _outputs(target, engine))
     return None
 
 
-def _target(weights: str, engine: Engine, precision: str) -> Path:
-    return cache_folder() / f"{weights}-{engine.name}-{engine.version}-{precision}-{_RECIPE}"
+def _target(weights: str, engine: Engine, precision: str, use: Use) -> Path:
+    kind = "-windows" if use == "windows" else ""
+    return cache_folder() / f"{weights}-{engine.name}-{engine.version}-{precision}{kind}-{_RECIPE}"
 
 
 def _outputs(target: Path, engine: Engine) -> int:
@@ -93,12 +100,12 @@ def _outputs(target: Path, engine: Engine) -> int:
 
 
 @contextmanager
-def new_form(folder: Path, engine: Engine, precision: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+def new_form(folder: Path, engine: Engine, precision: str, use: Use = "plain") -> Iterator[tuple[Path, dict[str, Any]]]:
     """Gives a place for a form's first file and a report to fill; puts both into the cache if the block succeeds.
 
     The report must get ``outputs``. An earlier form is replaced; who has it open keeps it.
     """
-    target = form_folder(folder, engine, precision)
+    target = form_folder(folder, engine, precision, use)
     target.parent.mkdir(parents=True, exist_ok=True)
     token = secrets.token_hex(6)
     building, old = (target.with_name(f".{target.name}.{token}.{end}") for end in ("new", "old"))

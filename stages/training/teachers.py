@@ -18,7 +18,7 @@ from cascade.training import Progress
 from cascade.types import Rows, Scores, TokenIds
 from stages.colbert.checkpoint import UNTRAINED, read_format
 from stages.models import HFTokenizer, fingerprint, layout, load_cross_encoder, locate, longest_input, pad
-from stages.models.layout import JOINT_ENCODER, read_config
+from stages.models.layout import JOINT_ENCODER, PASSAGES_AT_ONCE, read_config
 from stages.training.cache import Arrays, Cache
 from stages.training.device import Device
 from stages.training.mining import Candidates
@@ -197,7 +197,7 @@ def _kind_of(folder: Path) -> StudentKind | None:
     config = read_config(folder)
     architecture = str((config.get("architectures") or [""])[0])
     if architecture == JOINT_ENCODER:
-        return "listwise" if "passages_at_once" in config else "cross-encoder"
+        return "listwise" if PASSAGES_AT_ONCE in config else "cross-encoder"
     if (folder / "artifact.metadata").is_file():
         return "colbert"
     return None if architecture.endswith("ForSequenceClassification") else "bi-encoder"

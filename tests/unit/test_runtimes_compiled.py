@@ -12,8 +12,9 @@ from cascade.errors import ModelError
 from cascade.optimizing import JudgedQuestion, optimizer
 from cascade.stage import Batch, Context, Reranker
 from cascade.types import Query
-from stages import colbert, dense
+from stages import colbert, dense, listwise
 from stages.cross_encoder import KIND, CrossEncoderSettings
+from stages.models.catalogue import bundled
 from stages.runtimes.compiled import CompiledRuntime, chunks, padded, shapes
 from stages.runtimes.engines import ENGINES, ONNX, OPENVINO, Engine
 from stages.runtimes.forms import cache_folder, form_folder, load_form
@@ -263,6 +264,30 @@ def test_int8_ranks_as_real_weights_do(tmp_path: Path, engine: Engine, capsys: p
     assert type(fast.runtime).__module__ == f"stages.runtimes.{engine.name}"
     assert (found != expected).any()
     assert np.corrcoef(found, expected)[0, 1] > 0.98
+
+
+def ranker(engine_name: str, **changes):
+    settings = listwise.KIND.settings(
+        name="l", kind="listwise", top_k=5, model="bundled:listwise", runtime=engine_name, **changes
+    )
+    return listwise.KIND.load(settings, Context(Path())).open(passages(), None)
+
+
+def window_scores(opened, rows: list[int]) -> np.ndarray:
+    return opened.score_window(opened.encode_query(Query("q", "where did the cat sit?")), np.array(rows, np.int32))
+
+
+def test_a_listwise_form_scores_whole_and_partial_windows_as_torch_does(cache: Path, engine: Engine) -> None:
+    made = optimizer(engine.name)("bundled:listwise", "float32", QUESTIONS, lambda step, done, total: None)
+    assert json.loads((made.folder / "report.json").read_text())["outputs"] == 4
+    assert "windows" in made.folder.name
+    slow, fast = ranker("torch"), ranker(engine.name)
+    for rows in ([1, 0, 2, 4], [4, 2, 0, 1], [5, 1], [3], []):
+        np.testing.assert_allclose(window_scores(fast, rows), window_scores(slow, rows), atol=2e-3)
+    with pytest.raises(ModelError, match="its form reads 4 passages at once, not 5; lower window"):
+        ranker(engine.name, window=5)
+    assert len(window_scores(ranker("auto", window=5), [0, 1, 2, 4, 5])) == 5
+    assert load_form(bundled("bundled:listwise").folder(), [engine]) is None  # no pair is scored by it
 
 
 @pytest.fixture(scope="module")

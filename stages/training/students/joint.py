@@ -13,15 +13,13 @@ from cascade.errors import ModelError
 from cascade.types import TokenIds
 from stages.models import pad
 from stages.models.joint import JointConfig, JointEncoder
-from stages.models.layout import JOINT_ENCODER
+from stages.models.layout import JOINT_ENCODER, PASSAGES_AT_ONCE
 from stages.models.tokenizer import read_tokenizer
 from stages.training.students.base import Base, Student, framed, load_into, write_folder
 
 MOST_TOKENS = 512
 """Of one input."""
 
-_SEVERAL = "passages_at_once"
-"""Key of ``config.json`` that only a listwise model has."""
 _FRESH = ("gates", "passage_gates", "head.")
 
 
@@ -43,7 +41,7 @@ class CrossEncoder(Student):
         shape = JointConfig.of(dict(base.config))
         self.encoder = JointEncoder(shape)
         load_into(self.encoder, base.state, _FRESH, base.folder)
-        own = {key: value for key, value in base.config.items() if key != _SEVERAL}
+        own = {key: value for key, value in base.config.items() if key != PASSAGES_AT_ONCE}
         self._config = {**own, "architectures": [JOINT_ENCODER], "separate_layers": shape.separate}
         self._require_room()
 
@@ -108,7 +106,7 @@ class Listwise(CrossEncoder):
     def __init__(self, base: Base, max_query_tokens: int, max_passage_tokens: int, passages: int) -> None:
         self.passages_at_once = passages
         super().__init__(base, max_query_tokens, max_passage_tokens)
-        self._config[_SEVERAL] = passages
+        self._config[PASSAGES_AT_ONCE] = passages
 
 
 def _template(cls_id: int, sep_id: int) -> Any:
