@@ -164,6 +164,15 @@ class Replayer:
             answers = [self._by_engine(planned, cascade, query) for query in range(len(self.recording))]
         else:
             answers = self._one_by_one(config, planned, cascade)
+        return self._rankings(answers)
+
+    def ranked(self, config: Config) -> tuple[Evaluation, dict[str, list[str]]]:
+        """What ``run`` and ``rankings`` give, of one replay."""
+        config, planned, cascade = self._open(config)
+        answers = self._one_by_one(config, planned, cascade)
+        return self._evaluate(config, planned, answers), self._rankings(answers)
+
+    def _rankings(self, answers: Sequence[_Answer]) -> dict[str, list[str]]:
         return {self.recording.queries[a.query].query_id: self._collection.doc_ids(a.rows) for a in answers}
 
     def _one_by_one(self, config: CascadeConfig, planned: Plan, cascade: OpenedCascade) -> list[_Answer]:

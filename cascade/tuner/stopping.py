@@ -125,11 +125,11 @@ def _levels(replayer: Replayer, config: CascadeConfig, number: int) -> Iterator[
     """What each level does, the stage being the last of the cascade."""
     name = config.stages[number].settings.name
     plain = _until(config, number, None)
-    reference, whole = replayer.run(plain), replayer.rankings(plain)
+    reference, whole = replayer.ranked(plain)
     documents = plan(plain).stages[number].top_k
     for level in LEVELS:
         stopping = _until(config, number, level)
-        replayed, rankings = replayer.run(stopping), replayer.rankings(stopping)
+        replayed, rankings = replayer.ranked(stopping)
         early = replayed.scored[name] < reference.scored[name]
         missed = [
             early[query] and set(whole[query_id][:documents]) != set(rankings[query_id][:documents])

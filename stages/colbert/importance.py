@@ -70,7 +70,7 @@ def read_frequencies(directory: Path, vocabulary: int) -> npt.NDArray[np.int32] 
         return None
     try:
         found: npt.NDArray[np.int32] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise IndexCorrupt(f"{path}: cannot read it: {error}; build the index again") from error
     if found.shape != (vocabulary,) or found.dtype != np.int32:
         raise IndexCorrupt(f"{path}: expected int32 of shape ({vocabulary},), got {found.dtype} of {found.shape}")

@@ -8,21 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from cascade.index.memory import MemoryPassages
 from cascade.optimizing import JudgedQuestion
 from cascade.stage import Batch, Context
-from cascade.types import Document, Query, Scores
+from cascade.types import Query, Scores
 from stages.cross_encoder.kind import CrossEncoderSettings
 from stages.cross_encoder.stage import CrossEncoderStage
 from stages.models import layout, load_cross_encoder, longest_input
-from stages.optimizing.ranking import Reader
+from stages.optimizing.ranking import CALIBRATION_QUESTIONS, QUERY_TOKENS, Reader, candidates
 from stages.runtimes import Runtime
 from stages.runtimes.choice import Ints
 from stages.runtimes.first_token import first_token_only
 
-_QUERY_TOKENS = 32
 _PAIR_TOKENS = 256
-_CALIBRATION_QUESTIONS = 300
 
 
 class Pairs(Reader):
@@ -49,17 +46,15 @@ class Pairs(Reader):
             model=model,
             runtime="torch",
             dtype="float32",
-            max_query_tokens=_QUERY_TOKENS,
-            max_passage_tokens=room - _QUERY_TOKENS - layout(folder).pair_extra,
+            max_query_tokens=QUERY_TOKENS,
+            max_passage_tokens=room - QUERY_TOKENS - layout(folder).pair_extra,
         )
-        texts = [text for question in questions for text in question.passages]
-        passages = MemoryPassages([Document(str(number), text) for number, text in enumerate(texts)])
+        passages, rows = candidates(questions)
         self._folder = folder
         self._reranker = CrossEncoderStage(settings, Context(Path())).open(passages, None)
-        ends = np.cumsum([0, *(len(question.passages) for question in questions)], dtype=np.int32)
         self._batches = [
-            Batch.single(self._reranker.encode_query(Query("", question.text)), np.arange(start, stop, dtype=np.int32))
-            for question, start, stop in zip(questions, ends[:-1], ends[1:], strict=True)
+            Batch.single(self._reranker.encode_query(Query("", question.text)), own)
+            for question, own in zip(questions, rows, strict=True)
         ]
 
     def module(self) -> Any:
@@ -69,7 +64,7 @@ class Pairs(Reader):
     def inputs(self) -> list[tuple[Ints, Ints, Ints]]:
         """Each question with its first candidate."""
         found = []
-        for batch in self._batches[:_CALIBRATION_QUESTIONS]:
+        for batch in self._batches[:CALIBRATION_QUESTIONS]:
             pairs = self._reranker.assemble(Batch(batch.queries, batch.query_of[:1], batch.rows[:1]))
             segments = np.zeros_like(pairs.ids) if pairs.segments is None else pairs.segments
             found.append((pairs.ids, pairs.mask, segments))

@@ -8,15 +8,30 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from cascade.index.memory import MemoryPassages
 from cascade.optimizing import JudgedQuestion, Optimized, Precision, Progress
-from cascade.types import Scores
+from cascade.types import Document, Rows, Scores
 from stages.runtimes import Runtime
 from stages.runtimes.choice import Ints
 from stages.runtimes.engines import Engine
 from stages.runtimes.forms import Use, described, form_folder, new_form
 from stages.runtimes.parity import Refused, compare
+
+QUERY_TOKENS = 32
+"""Of a question that is read."""
+CALIBRATION_QUESTIONS = 300
+"""Whose inputs activations learn their ranges from, at most."""
+
+
+def candidates(questions: Sequence[JudgedQuestion]) -> tuple[MemoryPassages, list[Rows]]:
+    """The passages of all questions, and int32 [candidates] for each question: which of them are its own."""
+    texts = [text for question in questions for text in question.passages]
+    ends = np.cumsum([len(question.passages) for question in questions])
+    passages = MemoryPassages([Document(str(number), text) for number, text in enumerate(texts)])
+    return passages, np.split(np.arange(len(texts), dtype=np.int32), ends[:-1])
 
 
 class Reader(ABC):
