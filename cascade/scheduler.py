@@ -36,7 +36,7 @@ FINISH_STEP = 1.5
 """What is kept back for the way of an answer to its caller grows by this factor when that took longer."""
 LATE_SHARE = 0.0003
 """Share of answers for which it may take longer."""
-LONGEST_FINISH_S = 0.005
+LONGEST_FINISH_S = 0.003
 """Most that is kept back for that way."""
 TYPICAL_TOKENS = 128.0
 """Length of a candidate that nothing is known of."""

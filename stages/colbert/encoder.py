@@ -52,7 +52,7 @@ class TokenEncoder:
     ) -> None:
         import torch
 
-        from stages.runtimes.states import TorchStates
+        from stages.runtimes.states import BatchStates, TorchStates
 
         form = read_format(folder)
         positions = longest_input(folder)
@@ -69,6 +69,7 @@ class TokenEncoder:
         self._attend_to_expansion = form.attend_to_expansion
         self._model = load_transformer(folder, "encoder")
         self._queries = queries or TorchStates(self._model)
+        self._passages = BatchStates(self._model)
         self._skipped = self._skip_table(form)
         projection = read_projection(form)
         hidden = int(self._model.config.hidden_size)
@@ -127,7 +128,7 @@ class TokenEncoder:
         inputs = [self._framed(ids) for ids in passages]
         parts: list[npt.NDArray[np.float32]] = [np.empty((0, self.dim), np.float32)] * len(inputs)
         for batch in _batches([len(ids) for ids in inputs]):
-            states = self._forward(*pad([inputs[i] for i in batch], self.tokenizer.pad_id))
+            states = self._unit(self._passages.states(*pad([inputs[i] for i in batch], self.tokenizer.pad_id)))
             for i, state in zip(batch, states, strict=True):
                 parts[i] = state[: len(inputs[i])][~self._skipped[inputs[i]]]
         return np.concatenate(parts) if parts else np.empty((0, self.dim), np.float32)
@@ -155,12 +156,6 @@ class TokenEncoder:
         if not len(ids):
             return ids
         return np.concatenate((self._document_head, ids[: self.tokenizer.window], self._tail))
-
-    def _forward(self, ids: torch.Tensor, mask: torch.Tensor) -> npt.NDArray[np.float32]:
-        import torch
-
-        with torch.inference_mode():
-            return self._unit(self._model(input_ids=ids, attention_mask=mask).last_hidden_state)
 
     def _unit(self, states: torch.Tensor) -> npt.NDArray[np.float32]:
         import torch

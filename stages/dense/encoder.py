@@ -15,7 +15,7 @@ import torch
 from cascade.errors import ModelError
 from cascade.types import TokenIds
 from stages.models import HFTokenizer, layout, load_transformer, longest_input, pad
-from stages.runtimes.states import States, TorchStates
+from stages.runtimes.states import BatchStates, States, TorchStates
 
 Pooling = Literal["mean", "cls"]
 
@@ -44,6 +44,7 @@ class Encoder:
         self._pooling = pooling
         self._normalise = normalise
         self._queries = queries or TorchStates(self._model)
+        self._passages = BatchStates(self._model)
 
     def with_queries_on(self, queries: States) -> Encoder:
         """The same, but for what encodes queries."""
@@ -99,9 +100,7 @@ class Encoder:
 
     def _forward(self, sequences: Sequence[TokenIds]) -> npt.NDArray[np.float32]:
         ids, mask = self._framed(sequences)
-        with torch.inference_mode():
-            hidden: torch.Tensor = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
-        return self._pooled(hidden, mask)
+        return self._pooled(self._passages.states(ids, mask), mask)
 
     def _framed(self, sequences: Sequence[TokenIds]) -> tuple[torch.Tensor, torch.Tensor]:
         head, tail = (np.array(ids, np.int32) for ids in (self._layout.head, self._layout.tail))

@@ -1,12 +1,14 @@
-"""Encoding one query: the states of an encoder's last layer, by torch or by a form made for it.
+"""The states of an encoder's last layer: of one query, by torch or by a form made for it; of many passages, by torch.
 
 A query is a dozen tokens, so that reading the weights and calling hundreds of small operators takes most of the time.
 Without what transformers does around each of them, torch needs two thirds of it; a compiled graph needs less, and
-bfloat16 reads half as much.
+bfloat16 reads half as much. So queries stay on the CPU, while passages, of which there are many at once, go to a GPU
+where there is one.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,6 +53,29 @@ class TorchStates:
         with torch.inference_mode(), one_thread():
             found: Floats = self._model(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
         return found
+
+
+class BatchStates:
+    """A loaded encoder of transformers for batches of passages: in float16 on the first GPU, else as it is.
+
+    Args:
+        model: in evaluation mode; stays as it is.
+        device: as torch calls it; None for the first GPU, or the CPU where there is none.
+    """
+
+    def __init__(self, model: nn.Module, device: str | None = None) -> None:
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = model
+        self._moved: nn.Module | None = None
+
+    def states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """float32 [n, L, d] on the CPU, of int64 [n, L] token ids and their mask."""
+        if self._moved is None:  # not before there are passages to encode: a service that only searches has none
+            self._moved = self._model if self.device == "cpu" else copy.deepcopy(self._model).to(self.device).half()
+        with torch.inference_mode():
+            out = self._moved(input_ids=ids.to(self.device), attention_mask=mask.to(self.device))
+            states: torch.Tensor = out.last_hidden_state.float().cpu()
+        return states
 
 
 class _LastStates(nn.Module):

@@ -7,7 +7,7 @@ from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertMode
 
 from stages.models import load_transformer
 from stages.models.catalogue import bundled
-from stages.runtimes.states import TorchStates
+from stages.runtimes.states import BatchStates, TorchStates
 
 SHAPE = {"vocab_size": 50, "max_position_embeddings": 40}
 RNG = np.random.default_rng(0)
@@ -54,3 +54,18 @@ def test_the_number_of_threads_is_as_before() -> None:
     before = torch.get_num_threads()
     TorchStates(random_bert()).states(np.ones((1, 3), np.int64), np.ones((1, 3), np.int64))
     assert torch.get_num_threads() == before
+
+
+HALF = ["cpu:0", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))]
+
+
+@pytest.mark.parametrize("device", ["cpu", *HALF])
+def test_batches_have_the_same_states_wherever_they_are_made(device: str) -> None:
+    model = random_bert()
+    ids, mask = torch.from_numpy(RNG.integers(1, 50, (3, 7))), torch.ones(3, 7, dtype=torch.int64)
+    with torch.inference_mode():
+        expected = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    found = BatchStates(model, device).states(ids, mask)
+    assert (found.dtype, found.device.type) == (torch.float32, "cpu")
+    np.testing.assert_allclose(found, expected, atol=1e-6 if device == "cpu" else 2e-2)
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
