@@ -24,6 +24,9 @@ from stages.models.layout import read_config
 SHARED = "bundled:bi-encoder"
 """The model that a saved folder may leave its weights to; see ``stages.models.weights``."""
 
+ATTENTION = None if torch.cuda.is_available() else "eager"
+"""Of transformers: on a CPU, torch's fused attention takes several times as long backwards as plain products do."""
+
 _PREFIX = re.compile(r"^bert\.")
 _LAYER = re.compile(r"^encoder\.layer\.(\d+)\.")
 _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")

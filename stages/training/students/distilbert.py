@@ -12,7 +12,7 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from cascade.types import TokenIds
 from stages.models import pad
-from stages.training.students.base import Base, Student, framed, load_into, write_folder
+from stages.training.students.base import ATTENTION, Base, Student, framed, load_into, write_folder
 
 _HEAD = ("pre_classifier.", "classifier.")
 _PARTS = {
@@ -42,7 +42,7 @@ class DistilBert(Student):
             config, state = distilbert_config(base.config), distilbert_state(base.state, base.layers)
         still = {"dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0}
         shape: Any = DistilBertConfig
-        self.model = DistilBertForSequenceClassification(shape(**{**config, **still}))
+        self.model = DistilBertForSequenceClassification(shape(**{**config, **still}, attn_implementation=ATTENTION))
         load_into(self.model, state, _HEAD, base.folder)
         self._config = config
 

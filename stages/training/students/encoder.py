@@ -17,7 +17,7 @@ from transformers import BertConfig, BertModel
 from cascade.errors import ModelError
 from cascade.types import TokenIds
 from stages.models import pad
-from stages.training.students.base import Base, Student, framed, load_into, write_folder
+from stages.training.students.base import ATTENTION, Base, Student, framed, load_into, write_folder
 
 _COLBERT_PASSAGE_TOKENS = 300
 _WARM_UP_BATCH = 32
@@ -38,8 +38,7 @@ class _Encoder(Student):
         config: Any = BertConfig
         architecture: Any = BertModel
         still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        # on a CPU, torch's fused attention takes several times as long backwards as plain products do
-        shape = config(**{**base.config, **still}, attn_implementation=None if torch.cuda.is_available() else "eager")
+        shape = config(**{**base.config, **still}, attn_implementation=ATTENTION)
         self.bert = architecture(shape, add_pooling_layer=False)
         load_into(self.bert, base.state, (), base.folder)
 
