@@ -6,6 +6,7 @@ import json
 import logging
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ from stages.training.students import Student
 logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
+SAVE_EVERY_S = 300.0
+"""Seconds after which there is another checkpoint, evaluation or not: what a machine that dies may cost."""
 _MOST_LOGS = 200
 
 Objective = Callable[[torch.Tensor, Mapping[str, Any]], torch.Tensor]
@@ -46,7 +49,7 @@ class LoopSettings:
         learning_rates: by part of the student.
         warm_up: share of the steps in which they rise.
         weight_decay: of matrices.
-        eval_every: steps between evaluations, each of which leaves a checkpoint.
+        eval_every: steps between evaluations, each of which leaves a checkpoint; there are others in between.
         patience: evaluations without gain before it stops; None for never.
         seed: of dropout.
     """
@@ -183,11 +186,17 @@ class _Watch(TrainerCallback):
         self._interrupted = interrupted
         self._metrics = metrics
         self._told = told
+        self._saved_at = time.monotonic()
+
+    def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        self._saved_at = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         self._told("training", state.global_step, state.max_steps)
         if state.global_step >= state.max_steps:
             control.should_evaluate = True
+        if time.monotonic() - self._saved_at > SAVE_EVERY_S:
+            control.should_save = True
         if self._interrupted.is_set():
             control.should_save = True
             control.should_training_stop = True

@@ -162,7 +162,8 @@ def _fitting(ready: Prepared, base: Base, settings: DistillSettings, target_ms: 
 
     questions, passages = ready.tokens(make(1))
     question, candidates = typical_candidates(ready.held, questions, passages, settings.candidates)
-    seconds = measure_depths(make, range(1, base.layers + 1), question, candidates, ready.device)
+    depths = range(1, base.layers + 1)
+    seconds = ready.place.depths(lambda: measure_depths(make, depths, question, candidates, ready.device))
     depth = deepest_within(target_ms / 1000, seconds)
     times = ", ".join(f"{layers}: {took * 1000:.1f} ms" for layers, took in seconds.items())
     note = f"{depth} layers score {settings.candidates} candidates within {target_ms:g} ms here ({times})"

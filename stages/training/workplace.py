@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from stages.training.students import Student
 
 _SETTINGS = "settings.json"
 _REPORT = "training.json"
+_DEPTHS = "depths.json"
 _NOT_OF_THE_RESULT = {"out", "cache", "threads"}
 
 
@@ -74,6 +75,13 @@ class Workplace:
                     "or choose another out"
                 )
 
+    def depths(self, measure: Callable[[], Mapping[int, float]]) -> dict[int, float]:
+        """Seconds by number of layers, measured once: a training that goes on has the layers that it began with."""
+        path = self.folder / _DEPTHS
+        if not path.is_file():
+            write_json_atomic(path, {str(layers): seconds for layers, seconds in measure().items()})
+        return {int(layers): float(seconds) for layers, seconds in json.loads(path.read_text()).items()}
+
     def save(self, student: Student, settings: CommonSettings) -> Path:
         """Writes the model folder that ``deliver`` will move, and says where."""
         made = self.folder / "model"
@@ -90,7 +98,8 @@ class Workplace:
         made.rename(self.out)
         for checkpoint in self.folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
-        (self.folder / _SETTINGS).unlink()
+        for name in (_SETTINGS, _DEPTHS):
+            (self.folder / name).unlink(missing_ok=True)
 
 
 def _plain(settings: CommonSettings) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from cascade.demo import gather, load_questions
 from cascade.errors import InputError
 from cascade.training import Progress
 from stages.models import load_cross_encoder, read_weights
-from stages.training import TRAIN, TrainSettings
+from stages.training import TRAIN, TrainSettings, loop
 from stages.training.students.encoder import Colbert
 
 QUESTIONS = 120
@@ -114,6 +114,22 @@ def test_an_interrupted_training_goes_on_exactly(beir: Path, cache: Path, tmp_pa
         TRAIN.run(interrupted, _nothing)
 
 
+def test_a_training_that_dies_goes_on_from_between_its_evaluations(
+    beir: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight, died = (_settings(beir, cache, tmp_path / name) for name in ("straight", "died"))
+    TRAIN.run(straight, _nothing)
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
+    with pytest.raises(MemoryError):
+        TRAIN.run(died, _die_at_step(4))
+    assert (tmp_path / "died.training" / "checkpoint-3").is_dir()
+    steps: list[int] = []
+    TRAIN.run(died, lambda step, done, total: steps.append(done) if step == "training" else None)
+    assert steps == [4, 5, 6]
+    one, other = (read_weights(settings.out) for settings in (straight, died))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_patience_outlasts_an_interruption(beir: Path, cache: Path, tmp_path: Path) -> None:
     nothing_learned = {"learning_rates": {"layers": 0, "projection": 0}, "steps": 12, "eval_every": 2, "patience": 2}
     settings = _settings(beir, cache, tmp_path / "model", **nothing_learned)
@@ -172,3 +188,11 @@ def _interrupt_at_step(last: int) -> Progress:
 
 def _write(path: Path, records: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def _die_at_step(wanted: int) -> Progress:
+    def told(step: str, done: int, total: int) -> None:
+        if step == "training" and done == wanted:
+            raise MemoryError
+
+    return told
