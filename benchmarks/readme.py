@@ -111,7 +111,9 @@ def _hand_written(rows: Sequence[Mapping[str, Any]]) -> str:
         cells.append([row["config"], *figures, gain, _holds(row["as_good"]), _holds(row["not_slower"])])
     header = ["config", "ms", "nDCG@10", "tuned ms", "tuned nDCG@10", "gain", "at least as good", "not slower"]
     both = sum(row["as_good"] and row["not_slower"] for row in rows)
-    return f"{markdown_table(header, cells)}\n\nTuned is at least as good and not slower in {both} of {len(rows)}."
+    worse = sum(row["high"] < 0 for row in rows)
+    counts = f"Tuned is at least as good and not slower in {both} of {len(rows)}, and worse beyond chance in {worse}."
+    return f"{markdown_table(header, cells)}\n\n{counts}"
 
 
 def _holds(it_does: bool) -> str:

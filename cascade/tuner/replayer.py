@@ -19,6 +19,7 @@ import numpy.typing as npt
 from cascade.cost import CostModel
 from cascade.errors import InputError
 from cascade.load import load_config
+from cascade.opening import with_budget
 from cascade.planner import Plan, plan
 from cascade.ranking import best_passages, hits
 from cascade.registry import Registry
@@ -137,7 +138,7 @@ class Replayer:
         answers = [self._by_engine(planned, cascade, query) for query in range(len(self.recording))]
         return self._evaluate(config, planned, answers)
 
-    def served(self, config: Config, *, warm_up: int = 0, settling: int = 0) -> Evaluation:
+    def served(self, config: Config, *, warm_up: int = 0, settling: int = 0, pace: float = 1.0) -> Evaluation:
         """``run`` for one client, with costs that are learnt on the way, as a live engine learns them.
 
         ``run`` answers every query with the same beliefs, those of an engine that has seen all recorded tasks, so that
@@ -148,14 +149,20 @@ class Replayer:
             config: of the cascade, or its file.
             warm_up: first queries, asked without a budget beforehand; what they take is learnt from.
             settling: first queries, asked under the budget after those.
+            pace: how many times as long as when it was recorded everything takes.
         """
         config, planned, cascade = self._open(config)
         costs, queries = LearningCosts(self.recording, planned.quantile), range(len(self.recording))
-        for query in queries[:warm_up]:
-            self._by_engine(planned, cascade, query, costs, math.inf)
-        for query in queries[:settling]:
-            self._by_engine(planned, cascade, query, costs)
-        return self._evaluate(config, planned, [self._by_engine(planned, cascade, query, costs) for query in queries])
+        asked = [*((with_budget(cascade, math.inf), query) for query in queries[:warm_up])]
+        asked += [(cascade, query) for query in (*queries[:settling], *queries)]
+        answers = [self._by_engine(planned, budgeted, query, costs, pace) for budgeted, query in asked]
+        return self._evaluate(config, planned, answers[-len(queries) :])
+
+    def unlimited_s(self, config: Config, queries: Sequence[int]) -> npt.NDArray[np.float64]:
+        """float64 [n]: seconds of an answer to recorded queries, by number, without any budget."""
+        _, planned, cascade = self._open(config)
+        unlimited = with_budget(cascade, math.inf)
+        return np.array([self._by_engine(planned, unlimited, query).seconds for query in queries])
 
     def rankings(self, config: Config, *, by_engine: bool = False) -> dict[str, list[str]]:
         """For each query the doc_ids of its answer, best first."""
@@ -201,8 +208,8 @@ class Replayer:
             self._costs[quantile] = SteadyCosts.of(self.recording, quantile)
         return self._costs[quantile]
 
-    def _simulator(self, cascade: OpenedCascade, costs: CostModel, servers: int = 1) -> Simulator:
-        seconds = RecordedSeconds(self.recording, self._meter, self._timing)
+    def _simulator(self, cascade: OpenedCascade, costs: CostModel, servers: int = 1, pace: float = 1.0) -> Simulator:
+        seconds = RecordedSeconds(self.recording, self._meter, self._timing, pace)
         return Simulator(cascade, costs, seconds, servers=servers, finish_s=self.recording.finish_s)
 
     def _by_engine(
@@ -211,10 +218,11 @@ class Replayer:
         cascade: OpenedCascade,
         query: int,
         costs: CostModel | None = None,
-        budget_s: float | None = None,
+        pace: float = 1.0,
     ) -> _Answer:
-        simulator = self._simulator(cascade, self._steady(planned.quantile) if costs is None else costs)
-        arrival = Arrival(0.0, self.recording.queries[query], planned.budget_s if budget_s is None else budget_s)
+        believed = self._steady(planned.quantile) if costs is None else costs
+        simulator = self._simulator(cascade, believed, pace=pace)
+        arrival = Arrival(0.0, self.recording.queries[query], cascade.plan.budget_s)
         (record,) = simulator.run([arrival])
         return self._from_record(record, planned)
 

@@ -197,16 +197,27 @@ class RecordedListwise(_Pairs, ListwiseReranker):
 
 
 class RecordedSeconds:
-    """What a task of recorded stages takes, for the simulator."""
+    """What a task of recorded stages takes, for the simulator.
 
-    def __init__(self, recording: Recording, meter: Meter, timing: Timing) -> None:
+    Args:
+        recording: of the stages.
+        meter: what the last call took.
+        timing: what counts.
+        pace: how many times as long as when it was recorded everything takes.
+    """
+
+    def __init__(self, recording: Recording, meter: Meter, timing: Timing, pace: float = 1.0) -> None:
         self._rates = recording.rates
         self._handling_s = recording.handling_s
         self._meter = meter
         self._recorded = timing == "recorded"
+        self._pace = pace
 
     def __call__(self, task: Task, work: Work, now: float) -> float:
         """Seconds of the task that was called last, with what the engine takes for it."""
+        return self._pace * self._as_recorded(task, work)
+
+    def _as_recorded(self, task: Task, work: Work) -> float:
         if self._recorded and task.action in ("encode", "search"):
             return self._meter.seconds + self._handling_s
         rates = self._rates.get(task.cost_key)

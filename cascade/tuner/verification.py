@@ -22,8 +22,8 @@ from cascade.tuner.replayer import Replayer
 
 LATENCY_WITHIN = 0.10
 QUALITY_WITHIN = 0.005
-WARM_UP = 5
-"""Queries without a budget before those that count, ..."""
+WARM_UP = 10
+"""Queries without a budget before those that count, which tell how fast the machine is at present, ..."""
 SETTLING = 20
 """and under it, so that the engine's beliefs have settled, as they have in replay."""
 
@@ -36,6 +36,7 @@ class Verified:
         label: the cascade for people.
         predicted_ms, measured_ms: the percentile.
         predicted, measured: the quality.
+        pace: how many times as long as when it was recorded everything took, which the prediction allows for.
     """
 
     label: str
@@ -43,6 +44,7 @@ class Verified:
     measured_ms: float
     predicted: float
     measured: float
+    pace: float = 1.0
 
     @property
     def latency_error(self) -> float:
@@ -73,6 +75,9 @@ def verify(
 ) -> list[Verified]:
     """Runs cascades on the recorded queries that are judged, one query after the other, each under its own budget.
 
+    A machine that others use, too, is faster at one hour than at another. So some queries are asked without a budget
+    before those that count, and what all tasks were recorded to take is scaled by how much longer these take now.
+
     Args:
         configs: labels and cascades.
         recording: that they were replayed over.
@@ -89,16 +94,14 @@ def verify(
     recording.require_index(index)
     replayer = Replayer(recording, judgments, (measure,))
     queries = [query for query, judged in zip(recording.queries, judgments.judged, strict=True) if judged]
+    first = [recording.numbers[query.query_id] for query in queries[:WARM_UP]]
     found = []
     for number, (label, config) in enumerate(configs, start=1):
-        replayed = replayer.served(config, warm_up=WARM_UP, settling=SETTLING)
-        replayed = replayed.only(judgments.judged[replayed.query])
         run: dict[str, list[str]] = {}
         seconds = []
         costs = recording.profile(config.settings.quantile)
         with Cascade(config, index=index, costs=costs, threads=threads) as engine:
-            for query in queries[:WARM_UP]:
-                engine.search(query, budget_ms=None)
+            taken_s = [engine.search(query, budget_ms=None).trace.seconds for query in queries[:WARM_UP]]
             for query in queries[:SETTLING]:
                 with contextlib.suppress(DeadlineExceeded):
                     engine.search(query, budget_ms=FROM_CONFIG)
@@ -109,10 +112,13 @@ def verify(
                     ranking = error.ranking
                 run[query.query_id] = [hit.doc_id for hit in ranking]
                 seconds.append(ranking.trace.seconds)
+        pace = float(np.median(taken_s / replayer.unlimited_s(config, first)))
+        replayed = replayer.served(config, warm_up=WARM_UP, settling=SETTLING, pace=pace)
+        replayed = replayed.only(judgments.judged[replayed.query])
         quality = evaluate(run, judgments.qrels, [measure]).means[measure]
         measured_ms = percentile_ms(np.array(seconds), percentile)
         predicted_ms, predicted = replayed.latency_ms(percentile), replayed.mean(measure)
-        found.append(Verified(label, predicted_ms, measured_ms, predicted, quality))
+        found.append(Verified(label, predicted_ms, measured_ms, predicted, quality, pace))
         progress(number, len(configs))
     return found
 

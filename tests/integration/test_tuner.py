@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +97,7 @@ def test_tuning_writes_a_cascade_that_runs_and_a_page_and_a_picture(
     assert tune(judged, out, *arguments, "--threads", "1") == 0
     said = capsys.readouterr().out
     assert "What a p80 of so many milliseconds buys" in said
+    assert re.search(r"allowing for a machine that takes \d+\.\d\d to \d+\.\d\d times as long as when recorded", said)
     report = json.loads((tmp_path / "tuned.front.json").read_text())
     tuned = load_config(out)
     evaluation = replay(Recording.load(judged.recording), tuned, read_qrels(judged.qrels))

@@ -142,6 +142,10 @@ def test_served_without_limits_is_the_same_since_beliefs_decide_nothing(made: Re
     config = config_of(json.dumps({"version": 1, "name": "free", "stages": stages}), made.machine)
     run, served = made.replayer().run(config), made.replayer().served(config, warm_up=3)
     np.testing.assert_allclose(served.seconds, run.seconds, rtol=1e-9)
+    slow = made.replayer().served(config, pace=3.0)
+    np.testing.assert_allclose(slow.seconds, 3 * run.seconds, rtol=1e-9)
+    some = [len(run.seconds) - 1, 0]
+    np.testing.assert_allclose(made.replayer().unlimited_s(config, some), run.seconds[some], rtol=1e-9)
     for name in run.scored:
         np.testing.assert_array_equal(served.scored[name], run.scored[name])
 
