@@ -41,20 +41,17 @@ class Trained:
         command: train or distill.
         recipe: file in ``configs/train``.
         base: folder made before that it starts from; empty for what the recipe says.
-        teacher: folder made before that it learns from; empty for what the recipe says.
     """
 
     name: str
     command: str
     recipe: str
     base: str = ""
-    teacher: str = ""
 
     def arguments(self, data: Path, out: Path, steps: int | None) -> list[str]:
         """Of the command line."""
         given = [self.command, "--config", str(RECIPES / self.recipe), "--data-root", str(data)]
         given += ["--base", str(out / self.base)] if self.base else []
-        given += ["--teacher", str(out / self.teacher)] if self.teacher else []
         given += ["--steps", str(steps)] if steps else []
         return [*given, "--out", str(out / self.name)]
 
@@ -81,7 +78,7 @@ FAMILY: tuple[Trained | Averaged, ...] = (
     Trained("reader-of-four", "train", "listwise.yaml", base="reader"),
     Averaged("listwise", {"reader-of-four": 1.0}, (27.0, 5.0)),
     Trained("colbert", "distill", "colbert.yaml"),
-    Trained("distilbert", "distill", "distilbert.yaml", teacher="cross-encoder"),
+    Trained("distilbert", "distill", "distilbert.yaml"),
 )
 """What is made, in order; each from those before it."""
 
