@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cascade.errors import IndexCorrupt
 from cascade.index import files
 from cascade.stage import Tokens
 from cascade.types import TokenIds
+from stages.colbert.store import mapped
 
 _FREQUENCIES = "frequencies.npy"
 _PASSAGES_AT_ONCE = 1 << 16
@@ -68,10 +68,4 @@ def read_frequencies(directory: Path, vocabulary: int) -> npt.NDArray[np.int32] 
     path = directory / _FREQUENCIES
     if not path.exists():
         return None
-    try:
-        found: npt.NDArray[np.int32] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise IndexCorrupt(f"{path}: cannot read it: {error}; build the index again") from error
-    if found.shape != (vocabulary,) or found.dtype != np.int32:
-        raise IndexCorrupt(f"{path}: expected int32 of shape ({vocabulary},), got {found.dtype} of {found.shape}")
-    return found
+    return mapped(path, np.dtype(np.int32), (vocabulary,))

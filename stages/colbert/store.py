@@ -55,10 +55,10 @@ class _Stored:
     def __init__(self, directory: Path, passages: int, width: int, dtype: Dtype) -> None:
         if (directory / _PROGRESS).exists():
             raise IndexCorrupt(f"{directory}: the token embeddings are not all written; build the index again")
-        self._offsets: npt.NDArray[np.int64] = _map(directory / _OFFSETS, np.dtype(np.int64), (passages + 1,))
+        self._offsets: npt.NDArray[np.int64] = mapped(directory / _OFFSETS, np.dtype(np.int64), (passages + 1,))
         if self._offsets[0] != 0 or np.any(self._offsets[1:] < self._offsets[:-1]):
             raise IndexCorrupt(f"{directory / _OFFSETS}: offsets must start at 0 and never fall; rebuild the index")
-        self._vectors = _map(directory / _VECTORS, np.dtype(dtype), (int(self._offsets[-1]), width))
+        self._vectors = mapped(directory / _VECTORS, np.dtype(dtype), (int(self._offsets[-1]), width))
 
     def lengths(self, rows: Rows) -> npt.NDArray[np.int32]:
         """int32 [n]: stored tokens of each row."""
@@ -221,8 +221,12 @@ def ragged_offsets(lengths: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     return offsets
 
 
-def _map(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """The array in an npy file, memory-mapped and of exactly this type and shape."""
+def mapped(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """The array in an npy file, memory-mapped and of exactly this type and shape.
+
+    Raises:
+        IndexCorrupt: it is another one, or no npy file.
+    """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
