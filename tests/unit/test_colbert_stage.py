@@ -107,7 +107,7 @@ def test_damaged_frequencies_are_reported(passages, tmp_path, folder):
     with pytest.raises(IndexCorrupt, match=r"frequencies\.npy: expected int32"):
         stage.open(passages, tmp_path)
     (tmp_path / "frequencies.npy").write_bytes(b"x")
-    with pytest.raises(IndexCorrupt, match="build the index again"):
+    with pytest.raises(IndexCorrupt, match="rebuild the index"):
         stage.open(passages, tmp_path)
 
 
