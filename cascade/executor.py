@@ -37,7 +37,8 @@ HUNG_FACTOR = 20.0
 HUNG_AFTER_S = 2.0
 """... and at least this long is held to be hung; its worker is replaced."""
 HUNG_UNKNOWN_S = 60.0
-"""The same for a task of unknown cost, which may be compiling something."""
+"""The same for a task of unknown cost, which may be compiling something, and for one without a deadline: nobody is kept
+waiting by it, and an answer without that stage would be a worse one."""
 STUCK_FACTOR = 5.0
 """A task that takes this many times its prediction ..."""
 STUCK_AFTER_S = 0.1
@@ -332,7 +333,8 @@ class Executor:
 
 def hangs(task: Task, seconds: float) -> bool:
     """Whether a task that has taken so long is not to be waited for any longer."""
-    least_s = HUNG_AFTER_S if task.predicted_s > 0 else HUNG_UNKNOWN_S
+    urgent = task.predicted_s > 0 and task.deadline < math.inf
+    least_s = HUNG_AFTER_S if urgent else HUNG_UNKNOWN_S
     return seconds > max(least_s, HUNG_FACTOR * task.predicted_s)
 
 

@@ -238,14 +238,16 @@ def test_what_a_retired_worker_brings_back_is_ignored(bench):
 
 def test_a_task_hangs_after_many_times_its_prediction():
     opened = two_stages()
-    run = QueryRun(opened, QUERY, clock=VirtualClock(), deadline=Deadline.never(), costs=model(costs_of(opened)))
+    run = QueryRun(opened, QUERY, clock=VirtualClock(), deadline=Deadline(10.0), costs=model(costs_of(opened)))
     task = run.start()
     assert task is not None
     assert not hangs(task, 1.0)
     assert hangs(task, 2.1)
     assert not hangs(task._replace(predicted_s=1.0), HUNG_FACTOR - 0.1)
     assert hangs(task._replace(predicted_s=1.0), HUNG_FACTOR + 0.1)
-    assert not hangs(task._replace(predicted_s=0.0), HUNG_UNKNOWN_S - 1)
+    for patient in (task._replace(predicted_s=0.0), task._replace(deadline=math.inf)):
+        assert not hangs(patient, HUNG_UNKNOWN_S - 1)
+        assert hangs(patient, HUNG_UNKNOWN_S + 1)
 
 
 def test_a_worker_survives_whatever_a_stage_raises(bench):
