@@ -138,7 +138,9 @@ class Replayer:
         answers = [self._by_engine(planned, cascade, query) for query in range(len(self.recording))]
         return self._evaluate(config, planned, answers)
 
-    def served(self, config: Config, *, warm_up: int = 0, settling: int = 0, pace: float = 1.0) -> Evaluation:
+    def served(
+        self, config: Config, *, warm_up: Sequence[int] = (), settling: int = 0, pace: float = 1.0
+    ) -> Evaluation:
         """``run`` for one client, with costs that are learnt on the way, as a live engine learns them.
 
         ``run`` answers every query with the same beliefs, those of an engine that has seen all recorded tasks, so that
@@ -147,13 +149,13 @@ class Replayer:
 
         Args:
             config: of the cascade, or its file.
-            warm_up: first queries, asked without a budget beforehand; what they take is learnt from.
+            warm_up: numbers of queries that are asked without a budget beforehand; what they take is learnt from.
             settling: first queries, asked under the budget after those.
             pace: how many times as long as when it was recorded everything takes.
         """
         config, planned, cascade = self._open(config)
         costs, queries = LearningCosts(self.recording, planned.quantile), range(len(self.recording))
-        asked = [*((with_budget(cascade, math.inf), query) for query in queries[:warm_up])]
+        asked = [(with_budget(cascade, math.inf), query) for query in warm_up]
         asked += [(cascade, query) for query in (*queries[:settling], *queries)]
         answers = [self._by_engine(planned, budgeted, query, costs, pace) for budgeted, query in asked]
         return self._evaluate(config, planned, answers[-len(queries) :])

@@ -22,8 +22,8 @@ from cascade.tuner.replayer import Replayer
 
 LATENCY_WITHIN = 0.10
 QUALITY_WITHIN = 0.005
-WARM_UP = 10
-"""Queries without a budget before those that count, which tell how fast the machine is at present, ..."""
+WARM_UP = 20
+"""Queries without a budget before those that count, evenly spread, which tell how fast the machine is now, ..."""
 SETTLING = 20
 """and under it, so that the engine's beliefs have settled, as they have in replay."""
 
@@ -94,14 +94,15 @@ def verify(
     recording.require_index(index)
     replayer = Replayer(recording, judgments, (measure,))
     queries = [query for query, judged in zip(recording.queries, judgments.judged, strict=True) if judged]
-    first = [recording.numbers[query.query_id] for query in queries[:WARM_UP]]
+    warm_up = [queries[position] for position in spread(len(queries), WARM_UP)]
+    numbers = [recording.numbers[query.query_id] for query in warm_up]
     found = []
     for number, (label, config) in enumerate(configs, start=1):
         run: dict[str, list[str]] = {}
         seconds = []
         costs = recording.profile(config.settings.quantile)
         with Cascade(config, index=index, costs=costs, threads=threads) as engine:
-            taken_s = [engine.search(query, budget_ms=None).trace.seconds for query in queries[:WARM_UP]]
+            taken_s = [engine.search(query, budget_ms=None).trace.seconds for query in warm_up]
             for query in queries[:SETTLING]:
                 with contextlib.suppress(DeadlineExceeded):
                     engine.search(query, budget_ms=FROM_CONFIG)
@@ -112,8 +113,8 @@ def verify(
                     ranking = error.ranking
                 run[query.query_id] = [hit.doc_id for hit in ranking]
                 seconds.append(ranking.trace.seconds)
-        pace = float(np.median(taken_s / replayer.unlimited_s(config, first)))
-        replayed = replayer.served(config, warm_up=WARM_UP, settling=SETTLING, pace=pace)
+        pace = float(np.median(taken_s / replayer.unlimited_s(config, numbers)))
+        replayed = replayer.served(config, warm_up=numbers, settling=SETTLING, pace=pace)
         replayed = replayed.only(judgments.judged[replayed.query])
         quality = evaluate(run, judgments.qrels, [measure]).means[measure]
         measured_ms = percentile_ms(np.array(seconds), percentile)

@@ -140,7 +140,7 @@ def test_the_short_way_gives_what_the_engine_gives(made: Recorded, text: str, ti
 def test_served_without_limits_is_the_same_since_beliefs_decide_nothing(made: Recorded) -> None:
     stages = [{**WORDS, "top_k": 80}, {**QUICK, "top_k": 40}, {**SLOW, "top_k": 10}]
     config = config_of(json.dumps({"version": 1, "name": "free", "stages": stages}), made.machine)
-    run, served = made.replayer().run(config), made.replayer().served(config, warm_up=3)
+    run, served = made.replayer().run(config), made.replayer().served(config, warm_up=range(3))
     np.testing.assert_allclose(served.seconds, run.seconds, rtol=1e-9)
     slow = made.replayer().served(config, pace=3.0)
     np.testing.assert_allclose(slow.seconds, 3 * run.seconds, rtol=1e-9)
@@ -155,7 +155,7 @@ def test_served_learns_that_tasks_are_steadier_than_the_recorded_ones(made: Reco
     config = config_of(json.dumps({"version": 1, "name": "tight", "budget_ms": 30, "stages": stages}), made.machine)
     replayer = made.replayer("typical")
     run, fresh = replayer.run(config), replayer.served(config)
-    settled = replayer.served(config, warm_up=5, settling=len(made.recording))
+    settled = replayer.served(config, warm_up=range(5), settling=len(made.recording))
     assert settled.scored["slow"].mean() > fresh.scored["slow"].mean() > run.scored["slow"].mean()
     assert settled.seconds.max() <= 0.030
 
@@ -204,8 +204,8 @@ def test_what_is_too_improbable_is_left_out_alike(made: Recorded, budget_ms: int
 def test_stages_that_stop_early_are_replayed_alike(made: Recorded) -> None:
     """Made-up scores follow no curve, so that only a stage that may be unsure stops."""
     stopped = 0
-    for budget_ms, on_overrun in itertools.product((None, 20, 60), ("partial", "skip")):
-        late = {**QUICK, "top_k": 5, "budget_ms": budget_ms, "on_overrun": on_overrun, "adaptive": 0.01}
+    for budget_ms, on_overrun, top_k in itertools.product((None, 20, 60), ("partial", "skip"), (2, 5)):
+        late = {**QUICK, "top_k": top_k, "budget_ms": budget_ms, "on_overrun": on_overrun, "adaptive": 0.01}
         stages = [{**MEANING, "top_k": 100}, late, {**SLOW, "top_k": 2, "adaptive": 0.5}]
         config = config_of(json.dumps({"version": 1, "name": "early", "quantile": 0.5, "stages": stages}), made.machine)
         replayer = made.replayer()

@@ -55,6 +55,21 @@ def test_a_retrievers_ranges_are_merged_best_first(tmp_path: Path) -> None:
     assert len(data.tasks[0]) == 3
 
 
+def test_what_comes_first_is_not_timed_after_long_work_of_others(tmp_path: Path) -> None:
+    class ColdAfterLongWork(Machine):
+        before = 0.0
+
+        def spend(self, seconds: float) -> None:
+            self.clock.advance(seconds + (0.5 if self.before > 0.002 else 0.0))
+            self.before = seconds
+
+    recording = recorded(tmp_path, ColdAfterLongWork(), queries=4)
+    for name in ("words", "meaning", "quick", "slow"):
+        np.testing.assert_allclose(recording.units[name].encode_s, 0.0003, rtol=1e-6)
+    for name, pairs in (("words", 166), ("meaning", 500)):
+        assert recording.units[name].tasks[3][0][3] == pytest.approx(0.0005 + 2e-6 * pairs)
+
+
 def test_batches_of_several_sizes_are_timed_and_fitted(tmp_path: Path) -> None:
     recording = recorded(tmp_path, Machine(sigma=0.0), queries=6)
     data = recording.units["quick"]
