@@ -36,8 +36,8 @@ FINISH_STEP = 1.5
 """What is kept back for the way of an answer to its caller grows by this factor when that took longer."""
 LATE_SHARE = 0.0003
 """Share of answers for which it may take longer."""
-LONGEST_FINISH_S = 0.003
-"""Most that is kept back for that way."""
+LONGEST_FINISH_S = 0.005
+"""Most that is kept back for that way: at 3 ms, 52 of 10,000 answers at 50 ms were late by a millisecond or so, at 5 ms none."""
 TYPICAL_TOKENS = 128.0
 """Length of a candidate that nothing is known of."""
 
