@@ -37,6 +37,11 @@ def test_cutting_the_last_stage_never_lets_a_cut_grow(budgets):
         budgets.cut(parse_config(budgets.BM25), 5)
 
 
+def test_the_last_stage_may_be_left_out_but_not_the_only_one(budgets):
+    assert top_ks(budgets.shortened(parse_config(CHAIN))) == [200, 50]
+    assert budgets.shortened(parse_config(budgets.BM25)).stages
+
+
 def test_the_reference_reads_the_candidates_of_the_cascades_own_first_stage(budgets):
     reference = budgets.over_first_stage(parse_config(CHAIN), parse_config(CHAIN), 100)
     assert [entry.settings.name for entry in reference.stages] == ["bm25", "last"]
