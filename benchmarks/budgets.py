@@ -9,9 +9,9 @@ budget affords, on time like the cascade. One client; an unanswered query counts
 a PNG of the same name.
 
 Then everything without a budget: the cascade as it is, without its last stage, and with that reading fewer
-(``--depths``), beside the cross-encoder over all candidates, BM25's and those of the cascade's own first stage. The goal
-is to keep 98 % of the latter's nDCG@10 in 10 % of its time. Which setting does best is seen on the same queries that it
-is measured on.
+(``--depths``), beside the cross-encoder over all candidates, BM25's and those of the cascade's own first stage. The
+goal is to keep 98 % of the latter's nDCG@10 in 10 % of its time. Which setting does best is seen on the same queries
+that it is measured on.
 """
 
 from __future__ import annotations
