@@ -37,8 +37,8 @@ HUNG_FACTOR = 20.0
 HUNG_AFTER_S = 2.0
 """... and at least this long is held to be hung; its worker is replaced."""
 HUNG_UNKNOWN_S = 60.0
-"""The same for a task of unknown cost, which may be compiling something, and for one without a deadline: nobody is kept
-waiting by it, and an answer without that stage would be a worse one."""
+"""The same for a task of unknown cost, which may be compiling something, and for one without a deadline, which
+its caller would rather wait for than have an answer without that stage."""
 STUCK_FACTOR = 5.0
 """A task that takes this many times its prediction ..."""
 STUCK_AFTER_S = 0.1

@@ -179,6 +179,6 @@ def _lines(verified: Sequence[Verified], measure: str, percentile: float) -> lis
         padded = [cell.rjust(len(head)) for cell, head in zip(cells, heads, strict=True)]
         lines.append("  ".join([*padded, one.label]))
     held = sum(one.holds for one in verified)
-    paces = sorted(one.pace for one in verified)
-    lines.append(f"allowing for a machine that takes {paces[0]:.2f} to {paces[-1]:.2f} times as long as when recorded")
+    paces = [one.pace for one in verified]
+    lines.append(f"allowing for a machine that takes {min(paces):.2f} to {max(paces):.2f} times as long as when recorded")
     return [*lines, f"{held} of {len(verified)} within 10 % of p{percentile:g} and 0.005 of {measure}"]

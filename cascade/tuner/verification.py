@@ -44,7 +44,7 @@ class Verified:
     measured_ms: float
     predicted: float
     measured: float
-    pace: float = 1.0
+    pace: float
 
     @property
     def latency_error(self) -> float:
