@@ -233,6 +233,21 @@ def _plain(planned: PlannedStage) -> dict[str, Any]:
     return plain
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A query that is still to be reranked.
+
+    Args:
+        rows: int32 [n], its candidates.
+        best_first: their positions in the order of retrieval.
+        encoded: for each reranker the query, and int32 [n], the lengths of the candidates.
+    """
+
+    rows: Rows
+    best_first: Positions
+    encoded: Sequence[tuple[Any, npt.NDArray[np.int32]]]
+
+
 class _Recorder:
     """Runs the stages and times their tasks."""
 
@@ -255,10 +270,9 @@ class _Recorder:
     def columns(self, queries: Sequence[Query]) -> Columns:
         """The columns of a part."""
         columns: Columns = {}
-        for query in queries:
-            self.query(query, columns)
-        for number in (0, *range(len(queries))):  # the first time right after long work
-            self._time_again(number, queries[number], columns)
+        self._begin(queries[0], {})  # what comes right after long work finds cold caches, and would be timed as slow
+        for begun in [self._begin(query, columns) for query in queries]:
+            self._rerank(begun, columns)
         columns["handling_s"] = [self._handling_s(queries[0])] * len(queries)
         self._finish_s = learn_finish_s(self._cascade, queries, columns, self._finish_s, self._clock)
         columns["finish_s"] = [self._finish_s] * len(queries)
@@ -275,6 +289,10 @@ class _Recorder:
 
     def query(self, query: Query, columns: Columns) -> None:
         """Appends what all stages say of a query, and what their tasks took."""
+        self._rerank(self._begin(query, columns), columns)
+
+    def _begin(self, query: Query, columns: Columns) -> _Begun:
+        """Appends what retrieval says of a query, and encodes it for the stages after that."""
         first, *rerankers = self._cascade.stages
         found = [self._retrieve(stage, query, columns) for stage in first.retrievers or (first,)]
         if isinstance(first.opened, Fuser):
@@ -287,35 +305,9 @@ class _Recorder:
             "doc_ids": self._cascade.collection.doc_ids(rows),
         }
         _append(columns, "", values)
-        best_first = _by_ranks(rows, found)
-        for stage in rerankers:
-            self._rerank(stage, query, rows, best_first, columns)
-
-    def _time_again(self, number: int, query: Query, columns: Columns) -> None:
-        """Times what comes first in a query once more, without the long work of others in between.
-
-        That leaves caches cold, and so tells how long it takes after a pause rather than in a service that is busy.
-        """
-        first, *rerankers = self._cascade.stages
-        for stage in first.retrievers or (first,):
-            encode_s, tasks, _ = self._search(stage, query)
-            columns[f"{stage.planned.name}/encode_s"][number] = encode_s
-            columns[f"{stage.planned.name}/{TASK_COLUMNS[-1]}"][number] = np.array([seconds for _, seconds in tasks])
-        for stage in rerankers:
-            *_, encode_s = self._encode(stage, query, columns["rows"][number])
-            columns[f"{stage.planned.name}/encode_s"][number] = encode_s
+        return _Begun(rows, _by_ranks(rows, found), [self._encode(stage, query, rows, columns) for stage in rerankers])
 
     def _retrieve(self, stage: OpenedStage, query: Query, columns: Columns) -> tuple[Rows, Scores]:
-        encode_s, tasks, found = self._search(stage, query)
-        rows, scores = merge(found, self._wanted)
-        _append(columns, f"{stage.planned.name}/", {"rows": rows, "scores": scores, "encode_s": encode_s})
-        _append_tasks(columns, stage, tasks)
-        return rows, scores
-
-    def _search(
-        self, stage: OpenedStage, query: Query
-    ) -> tuple[float, list[tuple[Work, float]], list[tuple[Rows, Scores]]]:
-        """Seconds of the query-side work, the searches with their seconds, and what each found."""
         retriever = stage.opened
         assert isinstance(retriever, Retriever)
         tasks: list[tuple[Work, float]] = []
@@ -330,7 +322,10 @@ class _Recorder:
             tasks.append((work, self._clock.now() - began))
             finite = np.isfinite(part_scores)
             found.append((part_rows[finite], part_scores[finite]))
-        return encode_s, tasks, found
+        rows, scores = merge(found, self._wanted)
+        _append(columns, f"{stage.planned.name}/", {"rows": rows, "scores": scores, "encode_s": encode_s})
+        _append_tasks(columns, stage, tasks)
+        return rows, scores
 
     def _fuse(self, stage: OpenedStage, found: Sequence[tuple[Rows, Scores]], columns: Columns) -> None:
         fuser = stage.opened
@@ -344,34 +339,39 @@ class _Recorder:
             tasks.append((work, self._clock.now() - began))
         _append_tasks(columns, stage, tasks)
 
-    def _rerank(self, stage: OpenedStage, query: Query, rows: Rows, best_first: Positions, columns: Columns) -> None:
-        reranker = stage.opened
-        assert isinstance(reranker, Reranker | ListwiseReranker)
-        encoded, lengths, encode_s = self._encode(stage, query, rows)
-        scores, tasks = np.empty(len(rows), np.float32), []
-        for positions in self._batches(reranker, lengths, best_first):
-            chosen, began = rows[positions], self._clock.now()
-            if isinstance(reranker, ListwiseReranker):
-                given = reranker.score_window(encoded, chosen)
-                total = float(lengths[positions].sum())
-                work = Work(float(len(chosen)), total, total * total)
-            else:
-                given = reranker.score(Batch.single(encoded, chosen))
-                count, longest = float(len(chosen)), float(lengths[positions].max())
-                work = Work(count, count * longest, count * longest * longest)
-            tasks.append((work, self._clock.now() - began))
-            scores[positions] = given
-        _append(columns, f"{stage.planned.name}/", {"lengths": lengths, "scores": scores, "encode_s": encode_s})
-        _append_tasks(columns, stage, tasks)
-
-    def _encode(self, stage: OpenedStage, query: Query, rows: Rows) -> tuple[Any, npt.NDArray[np.int32], float]:
-        """A query as a reranker encodes it, the lengths of its candidates, and the seconds of both."""
+    def _encode(
+        self, stage: OpenedStage, query: Query, rows: Rows, columns: Columns
+    ) -> tuple[Any, npt.NDArray[np.int32]]:
+        """A query as a reranker encodes it, and int32 [n], the lengths of its candidates."""
         reranker = stage.opened
         assert isinstance(reranker, Reranker | ListwiseReranker)
         began = self._clock.now()
         encoded = reranker.encode_query(query)
         lengths = np.asarray(reranker.lengths(encoded, rows), np.int32)
-        return encoded, lengths, self._clock.now() - began
+        encode_s = self._clock.now() - began
+        _append(columns, f"{stage.planned.name}/", {"lengths": lengths, "encode_s": encode_s})
+        return encoded, lengths
+
+    def _rerank(self, begun: _Begun, columns: Columns) -> None:
+        """Appends what the rerankers say of a query."""
+        for stage, (encoded, lengths) in zip(self._cascade.stages[1:], begun.encoded, strict=True):
+            reranker = stage.opened
+            assert isinstance(reranker, Reranker | ListwiseReranker)
+            scores, tasks = np.empty(len(begun.rows), np.float32), []
+            for positions in self._batches(reranker, lengths, begun.best_first):
+                chosen, began = begun.rows[positions], self._clock.now()
+                if isinstance(reranker, ListwiseReranker):
+                    given = reranker.score_window(encoded, chosen)
+                    total = float(lengths[positions].sum())
+                    work = Work(float(len(chosen)), total, total * total)
+                else:
+                    given = reranker.score(Batch.single(encoded, chosen))
+                    count, longest = float(len(chosen)), float(lengths[positions].max())
+                    work = Work(count, count * longest, count * longest * longest)
+                tasks.append((work, self._clock.now() - began))
+                scores[positions] = given
+            _append(columns, f"{stage.planned.name}/", {"scores": scores})
+            _append_tasks(columns, stage, tasks)
 
     def _batches(
         self, reranker: Reranker | ListwiseReranker, lengths: Rows, best_first: Positions
