@@ -341,6 +341,11 @@ class CostModel:
         tracked = self._tracked.get(key)
         return FREE if tracked is None else tracked.now
 
+    def likely_s(self, key: str, work: Work) -> float:
+        """Seconds that the work takes on average, as the machine is now; 0 for a key that nothing is known of."""
+        tracked = self._tracked.get(key)
+        return 0.0 if tracked is None else tracked.cost.rates.seconds(work) * math.exp(tracked.level)
+
     def typical_s(self, key: str) -> float:
         """Average seconds of the key's latest tasks; 0 when there were none."""
         tracked = self._tracked.get(key)

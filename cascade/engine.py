@@ -252,6 +252,7 @@ class QueryRun:
                 if stage.retrievers:
                     yield from self._fuse(run)
                 elif not stage.reranks:
+                    run.first = True
                     yield from retrieve(run, self.query, self.cascade.rows_wanted(stage.planned.top_k))
                 else:
                     yield from rerank(run, self.query, self.cascade.rows_wanted(stage.planned.top_k))
@@ -270,6 +271,9 @@ class QueryRun:
             reserve_s = scheduler.reserve(map(self._minimum, retrievers[i + 1 :]), end - now - self._minimum(inner))
             deadline = scheduler.stage_deadline(now, end, inner.planned.budget_s, 0.0, reserve_s)
             run = self._begin(inner, deadline, fusion.latest)
+            if not any(trace.scored > 0 for trace in fusion.retrievers):
+                whole = scheduler.stage_deadline(now, fusion.deadline, inner.planned.budget_s, 0.0, 0.0)
+                run.first, run.kept_s = True, whole - deadline if whole < math.inf else 0.0
             if blocked := self._health.blocked(inner.planned.name):
                 run.end("failed" if inner.planned.on_error == "fail" else "skipped", blocked)
             else:

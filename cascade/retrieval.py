@@ -25,12 +25,15 @@ def retrieve(run: StageRun, query: Query, wanted: int) -> Steps:
     encoded, ranges, works = outcome.value
     rates = run.costs.rates(run.key)
     seconds = list(itertools.accumulate(rates.seconds(work) for work in works))
-    fitting = bisect.bisect_right(seconds, run.left_s + scheduler.ROUNDING_S)
+    fitting = bisect.bisect_right(seconds, run.deadline - run.clock.now() + scheduler.ROUNDING_S)
     run.planned = sum(stop - start for start, stop in ranges[:fitting])
     run.predicted_s += seconds[fitting - 1] if fitting else 0.0
     for (start, stop), work in zip(ranges, works, strict=True):
         task = run.task("search", _search(retriever, encoded, wanted, start, stop), work)
-        outcome = (yield task) if run.may_start(task) else None
+        may_start = run.may_start(task)
+        if may_start and run.planned == 0:
+            run.planned, run.predicted_s = stop - start, run.predicted_s + task.predicted_s
+        outcome = (yield task) if may_start else None
         if outcome is None:
             run.out_of_time(f"{run.scored} of {run.total} rows searched")
             return

@@ -46,6 +46,8 @@ class StageRun:
         costs: predicts what work takes.
         health: told how the stage does.
         yield_at: until when it may rerank before other queries have their turn; inf when there are none.
+        first: whether there is no answer before it has found something.
+        kept_s: seconds after ``deadline`` that are kept for other retrievers.
         short: whether it ran out of time.
         scoring: the action that does its main work.
         key: what the cost of that is filed under.
@@ -61,6 +63,8 @@ class StageRun:
     costs: CostModel
     health: Health
     yield_at: float = math.inf
+    first: bool = False
+    kept_s: float = 0.0
     planned: int = 0
     scored: int = 0
     batches: int = 0
@@ -86,8 +90,19 @@ class StageRun:
         self.known = np.zeros(len(self.received), np.bool_)
 
     @property
+    def opens(self) -> bool:
+        """Whether its next task is one without which there is no answer.
+
+        Such a task is worth whatever time there is, and started if it ends in time on average: the caller does not wait
+        for it beyond the deadline, and an answer that misses nothing but this is empty.
+        """
+        return self.first and self.batches == 0
+
+    @property
     def end_at(self) -> float:
         """When it has to end, as things stand."""
+        if self.opens:
+            return min(self.deadline + self.kept_s, self.latest)
         if self.yield_at < self.deadline and self.stage.reranks:
             return self.yield_at
         return self.deadline
@@ -149,7 +164,7 @@ class StageRun:
     def task(self, action: Action, call: Callable[[], Any], work: Work, batch: Batch | None = None) -> Task:
         """A task of this stage."""
         key = self.key if action == self.scoring else self.stage.key(action)
-        predicted_s = self.costs.rates(key).seconds(work)
+        predicted_s = self.costs.likely_s(key, work) if self.opens else self.costs.rates(key).seconds(work)
         return Task(self.stage, action, key, call, work, predicted_s, self.latest, batch)
 
     def tried(self, task: Task) -> Generator[Task, Outcome | None, Outcome | None]:

@@ -198,7 +198,8 @@ class Finder:
         now, most, whole, over = 0.0, 0, True, False
         for number, stage in enumerate(self._retrievers):
             own, ranges = self._own_deadline(number, now, deadline), self._units[stage.planned.name].unit.ranges
-            part, now, count, over = self._search(stage, query, now, own)
+            opening = deadline if not self._fused else min(now + stage.planned.budget_s, deadline)
+            part, now, count, over = self._search(stage, query, now, own, opening if most == 0 else None)
             complete = count == len(ranges)
             most = max(most, sum(stop - start for start, stop in ranges[:count]))
             whole = whole and complete
@@ -218,19 +219,29 @@ class Finder:
         return Found(parts, fused and not over, tuple(searched), min(now, self._expires), most, degraded, over)
 
     def _search(
-        self, stage: OpenedStage, query: int, now: float, deadline: float
+        self, stage: OpenedStage, query: int, now: float, deadline: float, opening: float | None
     ) -> tuple[tuple[Rows, Scores], float, int, bool]:
-        """What a retriever finds, the time after it, how many ranges it searched, and whether the deadline came."""
+        """What a retriever finds, the time after it, how many ranges it searched, and whether the deadline came.
+
+        Args:
+            stage: the retriever.
+            query: which.
+            now: when it begins.
+            deadline: when it has to end.
+            opening: when its first range has to end, where there is no answer without that; else None.
+        """
         data = self._units[stage.planned.name]
         rows, scores = self._shared.positions[data.unit.name][query], data.scores[query]
         encode_s, *seconds = self._seconds(stage, query)
         nothing = rows[:0], scores[:0]
-        if not scheduler.may_start(now, self._begin_s(stage), deadline):
+        first, key = opening is not None, stage.key("search")
+        if not scheduler.may_start(now, self._begin_s(stage, first), deadline if opening is None else opening):
             return nothing, now, 0, False
         now, searched = now + encode_s, 0
-        rates = self._costs.rates(stage.key("search"))
         for task, spent_s in zip(data.tasks[query].tolist(), seconds, strict=True):
-            if now >= self._expires or not scheduler.may_start(now, rates.seconds(Work(*task[:3])), deadline):
+            end = deadline if opening is None or searched > 0 else opening
+            predicted_s = self._predicted_s(key, Work(*task[:3]), first and searched == 0)
+            if now >= self._expires or not scheduler.may_start(now, predicted_s, end):
                 break
             now += spent_s
             searched += now < self._expires
@@ -285,9 +296,13 @@ class Finder:
             known[query] = Span(last, needed, now)
         return known[query]
 
-    def _begin_s(self, stage: OpenedStage) -> float:
+    def _begin_s(self, stage: OpenedStage, first: bool = False) -> float:
         """Predicted seconds without which a retriever does not begin."""
-        return self._costs.rates(stage.key("encode")).seconds(ONCE) + self._costs.typical_s(stage.key("search"))
+        return self._predicted_s(stage.key("encode"), ONCE, first) + self._costs.typical_s(stage.key("search"))
+
+    def _predicted_s(self, key: str, work: Work, first: bool) -> float:
+        """Predicted seconds of a task: on average where there is no answer without it, at the quantile otherwise."""
+        return self._costs.likely_s(key, work) if first else self._costs.rates(key).seconds(work)
 
 
 def _work(parts: list[tuple[Rows, Scores]]) -> Work:

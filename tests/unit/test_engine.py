@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from cascade.clock import Deadline, VirtualClock
-from cascade.cost import Rates
+from cascade.cost import CostModel, Rates
 from cascade.engine import QueryRun
 from cascade.errors import Cancelled, DeadlineExceeded, StageError
 from cascade.health import CircuitBreaker
@@ -364,6 +365,38 @@ def test_a_fusion_that_lacks_a_retriever_for_want_of_time_has_run_out_of_time():
     assert (trace.reason, trace.detail) == ("budget", "a retriever was cut short")
     with pytest.raises(DeadlineExceeded):
         answer(slow_pair("fail"), 0.1, real=rates).result()
+
+
+def test_what_no_answer_can_be_without_is_tried_if_it_ends_in_time_on_average():
+    """At the quantile, not even one range fits; the first is searched all the same, the second is not."""
+    opened = cascade(stage("bm25", FakeRetriever(N, 50), 50), passages=N)
+    rates = costs_of(opened) | {"bm25/search": Rates(fixed_s=0.001)}
+    trace = answer(opened, 0.005, real=rates, known=model(rates, spread=10.0)).trace.stages[0]
+    assert (trace.planned, trace.scored, trace.reason) == (50, 50, "budget")
+    assert trace.predicted_s == pytest.approx(0.001 + 0.0002)
+    assert answer(opened, 0.001, real=rates, known=model(rates, spread=10.0)).trace.stages[0].scored == 0
+
+
+def test_time_kept_for_other_retrievers_is_the_first_one_s_until_it_has_found_something():
+    """It takes longer than most searches, and would be cut off for the sake of one that could do nothing either."""
+    pair = [stage("x", FakeRetriever(N, 100, 1), 30), stage("y", FakeRetriever(N, 100, 2), 30)]
+    opened = cascade(stage("rrf", FakeFuser(), 40, retrievers=pair), passages=N)
+    rates = costs_of(opened) | {"x/search": Rates(fixed_s=0.005), "y/encode": Rates(fixed_s=0.004)}
+    profile = model(rates).profile
+    known = CostModel(
+        replace(profile, costs={**profile.costs, "x/search": replace(profile.costs["x/search"], typical_s=0.001)})
+    )
+    trace = answer(opened, 0.007, real=rates, known=known).trace.stages[0]
+    assert [inner.scored for inner in trace.retrievers] == [100, 0]
+    assert trace.retrievers[1].detail == "no time to encode the query"
+
+
+def test_where_the_first_retriever_fails_the_next_one_has_to_find_something():
+    pair = [stage("x", FakeRetriever(N, 100, 1, raises), 30), stage("y", FakeRetriever(N, 100, 2), 30)]
+    opened = cascade(stage("rrf", FakeFuser(), 40, retrievers=pair), passages=N)
+    rates = costs_of(opened) | {"y/search": Rates(fixed_s=0.002)}
+    trace = answer(opened, 0.01, real=rates, known=model(rates, spread=10.0)).trace.stages[0]
+    assert [(inner.scored, inner.reason) for inner in trace.retrievers] == [(0, "failed"), (100, "complete")]
 
 
 def test_a_fusion_whose_retrievers_all_failed_has_failed():
