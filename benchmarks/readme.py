@@ -1,7 +1,7 @@
-"""Writes the figures of benchmarks/results into the README, between the comments that name them.
+"""Writes the figures of benchmarks/results into README.md and RESULTS.md, between the comments that name them.
 
-python -m benchmarks.readme            # rewrites README.md
-python -m benchmarks.readme --check    # exits with 1 where the README says something else
+python -m benchmarks.readme            # rewrites them
+python -m benchmarks.readme --check    # exits with 1 where one of them says something else
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from cascade.tuner.verification import LATENCY_WITHIN, QUALITY_WITHIN
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "RESULTS.md")
 
 
 def quality(result: Mapping[str, Any]) -> str:
@@ -79,7 +80,7 @@ def tuning(result: Mapping[str, Any]) -> str:
     bought = [nothing | row for row in result["budgets"]]
     parts = [_cells(bought, ("budget_ms", "cascade", "ms", "validated"))]
     if "plot" in result:
-        parts.append(f"[The front](benchmarks/results/{result['plot']}), with all that was tried.")
+        parts.append(f"[The front](results/{result['plot']}), with all that was tried.")
     if result["hand_written"]:
         parts.append(_hand_written(result["hand_written"]))
     if result["left_out"]:
@@ -189,8 +190,8 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
-def filled(readme: str) -> str:
-    """The README with every table that a result exists for."""
+def filled(page: str) -> str:
+    """The page with every table that it has a place for and a result exists for."""
     for name, table in TABLES.items():
         path = RESULTS / f"{name}.json"
         if path.exists():
@@ -198,22 +199,22 @@ def filled(readme: str) -> str:
             record = result["machine"]
             machine = record if isinstance(record, str) else record["machine"]
             block = f"<!-- {name} -->\n{table(result)}\n\n*Machine: {machine}.*\n<!-- /{name} -->"
-            before, mark, rest = readme.partition(f"<!-- {name} -->")
+            before, mark, rest = page.partition(f"<!-- {name} -->")
             after = rest.partition(f"<!-- /{name} -->")[2]
-            readme = before + block + after if mark else readme
-    return readme
+            page = before + block + after if mark else page
+    return page
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    path = ROOT / "README.md"
-    before = path.read_text()
-    after = filled(before)
+    pages = {path: path.read_text() for path in PAGES}
+    new = {path: filled(page) for path, page in pages.items()}
     if arguments.check:
-        return int(before != after)
-    path.write_text(after)
+        return int(pages != new)
+    for path, page in new.items():
+        path.write_text(page)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Everything in the README runs: its YAML, its Python, its commands."""
+"""Everything in the README runs: its YAML, its Python, its commands. What it and RESULTS.md name and say is there."""
 
 import json
 import re
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.readme import PAGES
 from cascade.cli.app import run_command
 from cascade.demo import gather, load_questions
 from cascade.demo.questions import Report
@@ -146,9 +147,11 @@ def test_figures_are_those_of_the_results() -> None:
     assert subprocess.run(check, check=False, cwd=ROOT).returncode == 0, "run python -m benchmarks.readme"
 
 
-def test_every_file_and_folder_that_the_readme_names_is_there() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_and_folder_that_is_named_is_there(page: Path) -> None:
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
         if "://" not in target:
-            assert (ROOT / target).exists(), target
-    for name in re.findall(r"`(benchmarks/[\w./-]+)`", README):
+            assert (page.parent / target).exists(), target
+    for name in re.findall(r"`(benchmarks/[\w./-]+)`", text):
         assert (ROOT / name).exists(), name
