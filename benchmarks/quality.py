@@ -3,7 +3,8 @@
     python -m benchmarks.quality --work /tmp/quality --out benchmarks/results/quality.json DATA/scifact DATA/npl
 
 Each folder holds corpus.jsonl, queries.jsonl and qrels/test.tsv. Every cascade runs without a budget; its run is
-written as TREC, read back and measured by ir-measures. A reranking model alone reorders the first 50 of fused BM25
+written as TREC, read back and measured by ir-measures. Beside each figure stands which weights it is of, so that one of
+weights that have changed since is not kept. A reranking model alone reorders the first 50 of fused BM25
 and bi-encoder retrieval. A folder that holds runs/bm25.trec has its candidates given: that run is reranked, whole, and
 measured against qrels/official.trec. Folders that are not there are skipped, saying so.
 """
@@ -14,7 +15,9 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from benchmarks.common import RETRIEVAL, machine_record, print_table
 from cascade.api import Cascade, index_corpus
@@ -23,8 +26,9 @@ from cascade.index import Index
 from cascade.io import read_corpus, read_qrels, read_queries, read_run, write_json_atomic, write_run
 from cascade.load import load_config, parse_config
 from cascade.schema import CascadeConfig
+from cascade.stage import Context
 from cascade.types import Document, ScoredDoc
-from stages.models import CATALOGUE
+from stages.models import CATALOGUE, fingerprint, locate
 
 MEASURES = ("nDCG@10", "RR@10", "P@10", "R@100")
 DEPTH = 100
@@ -45,6 +49,11 @@ CASCADES = ("two-stage", "four-stage", "default")
 ALONE = "version: 1\nname: {name}\nstages:\n  - {{name: {name}, kind: {name}, top_k: 100}}\n"
 GIVEN_RUN = Path("runs", "bm25.trec")
 
+Row: TypeAlias = dict[str, Any]
+"""The figures of a cascade, by measure, and the fingerprints of its models, as ``weights``."""
+Measured: TypeAlias = Iterator[tuple[str, CascadeConfig, dict[str, float]]]
+"""Of each cascade: its name, itself, and its figures."""
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -54,16 +63,17 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", help="of the cascades, only those of these names; default: all")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    figures: dict[str, dict[str, dict[str, float]]] = {}
+    figures: dict[str, dict[str, Row]] = {}
     if arguments.out.exists():
-        figures = json.loads(arguments.out.read_text())["figures"]
+        before = json.loads(arguments.out.read_text())["figures"]
+        figures = {c: {name: row for name, row in by.items() if still_true(row)} for c, by in before.items()}
     for folder in arguments.folders:
         if not (folder / "corpus.jsonl").exists():
             print(f"{folder}: skipped, there is no corpus.jsonl", file=sys.stderr)
             continue
         measure = _reranking if (folder / GIVEN_RUN).exists() else _end_to_end
-        for name, values in measure(folder, arguments.work, arguments.only):
-            figures.setdefault(folder.name, {})[name] = values
+        for name, config, values in measure(folder, arguments.work, arguments.only):
+            figures.setdefault(folder.name, {})[name] = {**values, "weights": weights_of(config)}
             print(f"{folder.name} {name}: {values['nDCG@10']:.4f}", file=sys.stderr)
             write_json_atomic(arguments.out, {"machine": machine_record(), "measures": MEASURES, "figures": figures})
     rows = [
@@ -85,7 +95,24 @@ def _models(top_k: int) -> dict[str, str]:
     }
 
 
-def _end_to_end(folder: Path, work: Path, only: Sequence[str] | None) -> Iterator[tuple[str, dict[str, float]]]:
+def weights_of(config: CascadeConfig) -> dict[str, str]:
+    """The fingerprint of every model that a cascade names."""
+    entries = [entry for stage in config.stages for entry in (stage, *stage.retrievers)]
+    models = {model for entry in entries if (model := getattr(entry.settings, "model", None))}
+    return {model: _fingerprint(model) for model in sorted(models)}
+
+
+def still_true(row: Row) -> bool:
+    """Whether a figure is of models that are what they were."""
+    return all(_fingerprint(model) == weights for model, weights in row["weights"].items())
+
+
+@cache
+def _fingerprint(model: str) -> str:
+    return fingerprint(locate(model, Context(CONFIGS)))
+
+
+def _end_to_end(folder: Path, work: Path, only: Sequence[str] | None) -> Measured:
     """Every cascade over an index of the folder's corpus."""
     configs = {name: parse_config(ALONE.format(name=name)) for name in ("bm25", "dense")}
     retrieval = RETRIEVAL.format(name="model", depth=RERANKED)
@@ -97,14 +124,14 @@ def _end_to_end(folder: Path, work: Path, only: Sequence[str] | None) -> Iterato
         with Cascade(config, index=index) as engine, write_run(path, name) as writer:
             for ranking in engine.stream(read_queries(folder), top_k=DEPTH):
                 writer.write(ranking.query.query_id, [(hit.doc_id, hit.score) for hit in ranking])
-        yield name, _measured(path, folder / "qrels" / "test.tsv")
+        yield name, config, _measured(path, folder / "qrels" / "test.tsv")
 
 
-def _reranking(folder: Path, work: Path, only: Sequence[str] | None) -> Iterator[tuple[str, dict[str, float]]]:
+def _reranking(folder: Path, work: Path, only: Sequence[str] | None) -> Measured:
     """Every reranker over the run that the folder gives, all of its candidates reread."""
     qrels = folder / "qrels" / "official.trec"
     given = read_run(folder / GIVEN_RUN)
-    yield "bm25", _measured(folder / GIVEN_RUN, qrels)
+    yield "bm25", parse_config(ALONE.format(name="bm25")), _measured(folder / GIVEN_RUN, qrels)
     wanted = {scored.doc_id for found in given.values() for scored in found}
     documents = {item.document.doc_id: item.document for item in read_corpus(folder) if item.document.doc_id in wanted}
     configs = {name: parse_config(ALONE.format(name="bm25") + line) for name, line in _models(DEPTH).items()}
@@ -116,9 +143,10 @@ def _reranking(folder: Path, work: Path, only: Sequence[str] | None) -> Iterator
                 passages = [documents[scored.doc_id] for scored in given[query.query_id]]
                 ranking = engine.rerank(query, passages, budget_ms=None)
                 writer.write(query.query_id, [(hit.doc_id, hit.score) for hit in ranking])
-        yield name, _measured(path, qrels)
+        yield name, config, _measured(path, qrels)
     if only is None or "dense" in only:
-        yield "dense", _measured(_by_bi_encoder(folder, work, given, documents), qrels)
+        dense = parse_config(ALONE.format(name="dense"))
+        yield "dense", dense, _measured(_by_bi_encoder(folder, work, given, documents), qrels)
 
 
 def _by_bi_encoder(

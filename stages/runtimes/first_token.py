@@ -25,11 +25,18 @@ def first_token_only(module: nn.Module) -> nn.Module:
     return _FirstTokenDistilBert(model) if kind == "distilbert" else module
 
 
+class _Head(nn.Sequential):
+    """From the first token's state to logits."""
+
+    full_precision = True
+    """Stays in float32 where the rest is not: in bfloat16, close scores would be equal."""
+
+
 class _FirstTokenBert(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.bert = model.bert
-        self.classifier = model.classifier
+        self.head = _Head(model.bert.pooler, model.classifier)
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
@@ -43,7 +50,7 @@ class _FirstTokenBert(nn.Module):
         mixed = _attend(states, bias, (own.query, own.key, own.value), own.num_attention_heads)
         attended = last.attention.output(mixed, states[:, :1])
         first = last.output(last.intermediate(attended), attended)
-        logits: torch.Tensor = self.classifier(self.bert.pooler(first))
+        logits: torch.Tensor = self.head(first.float())
         return logits
 
 
@@ -51,8 +58,7 @@ class _FirstTokenDistilBert(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.distilbert = model.distilbert
-        self.pre_classifier = model.pre_classifier
-        self.classifier = model.classifier
+        self.head = _Head(model.pre_classifier, nn.ReLU(), model.classifier)
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
@@ -66,7 +72,7 @@ class _FirstTokenDistilBert(nn.Module):
         mixed = own.out_lin(_attend(states, bias, (own.q_lin, own.k_lin, own.v_lin), own.n_heads))
         attended = last.sa_layer_norm(mixed + states[:, :1])
         first = last.output_layer_norm(last.ffn(attended) + attended)[:, 0]
-        logits: torch.Tensor = self.classifier(functional.relu(self.pre_classifier(first)))
+        logits: torch.Tensor = self.head(first.float())
         return logits
 
 

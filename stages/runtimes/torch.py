@@ -18,7 +18,8 @@ class TorchRuntime:
     """A module in torch: on the CPU, in float16 on the first GPU.
 
     Args:
-        module: gives float [n, outputs] of ids, mask and segments; is changed to ``dtype``.
+        module: gives float [n, outputs] of ids, mask and segments; is changed to ``dtype``, but for parts of it that
+            say ``full_precision``.
         dtype: of weights and activations.
 
     Raises:
@@ -30,6 +31,9 @@ class TorchRuntime:
             raise ModelError("expected a CUDA GPU for dtype: float16, found none; take float32, bfloat16 or int8")
         self._device = "cuda" if dtype == "float16" else "cpu"
         self._module = first_token_only(module).to(self._device, getattr(torch, dtype)).eval()
+        for part in self._module.modules():
+            if getattr(part, "full_precision", False):
+                part.float()
         probe = torch.zeros(1, _PROBE, dtype=torch.int64)
         self._outputs = int(self._forward(probe, torch.ones_like(probe), probe).shape[1])
 

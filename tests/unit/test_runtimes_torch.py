@@ -6,6 +6,7 @@ import torch
 
 from cascade.errors import ModelError
 from stages.models import load_cross_encoder
+from stages.models.catalogue import bundled
 from stages.runtimes import load_runtime, runtime_problems
 from stages.runtimes.first_token import first_token_only
 from stages.runtimes.torch import TorchRuntime
@@ -24,6 +25,10 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     mask = (columns < lengths).long()
     ids = torch.randint(5, 30, (5, 24), generator=generator) * mask
     return ids, mask, (columns >= lengths // 2).long() * mask
+
+
+def joint_encoder(_: Path) -> Path:
+    return bundled("bundled:cross-encoder").folder()
 
 
 @pytest.mark.parametrize("labels", [1, 2])
@@ -62,6 +67,14 @@ def test_torch_gives_float32_whatever_it_computes_in(tmp_path: Path) -> None:
     assert (exact.dtype, half.dtype, half.shape) == (np.float32, np.float32, (5, 2))
     np.testing.assert_allclose(half, exact, atol=0.1)
     assert (half != exact).any()
+
+
+@pytest.mark.parametrize("build", [tiny_bert_classifier, tiny_distilbert_classifier, joint_encoder])
+def test_scores_in_bfloat16_are_finer_than_bfloat16(build, tmp_path: Path) -> None:
+    """Rounded to it, scores of twenty would lie an eighth apart, and candidates that are not alike would be equal."""
+    ids, mask, segments = (part.numpy() for part in inputs())
+    scores = TorchRuntime(load_cross_encoder(build(tmp_path)), "bfloat16").run(ids, mask, segments)
+    assert (torch.from_numpy(scores).bfloat16().float().numpy() != scores).any()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
