@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 COLBERT_METADATA = "artifact.metadata"
 PYLATE_METADATA = "config_sentence_transformers.json"
+PYLATE = "pylate"
+"""The kind of a checkpoint of PyLate."""
 UNTRAINED = "encoder"
 """The kind of a checkpoint that was not made for late interaction."""
 _IDENTITY = ("torch.nn.modules.linear.Identity", "torch.nn.Identity")
@@ -167,7 +169,7 @@ def _pylate(folder: Path) -> Format:
     given = {name: value for name, value in _read_json(path).items() if value is not None}
     found = _validated(_PylateMetadata, given, path)
     return Format(
-        kind="pylate",
+        kind=PYLATE,
         query_marker=found.query_prefix,
         document_marker=found.document_prefix,
         query_tokens=found.query_length,

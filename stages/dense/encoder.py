@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +13,10 @@ import torch
 from cascade.errors import ModelError
 from cascade.types import TokenIds
 from stages.models import HFTokenizer, layout, load_transformer, longest_input, pad
+from stages.models.pooling import Pooling, pooled
 from stages.runtimes.states import BatchStates, States, TorchStates
 
-Pooling = Literal["mean", "cls"]
-
 _BATCH_TOKENS = 4096
-_KNOWN_MODULES = {"Transformer", "Pooling", "Normalize"}
 
 
 class Encoder:
@@ -108,14 +104,10 @@ class Encoder:
 
     def _pooled(self, hidden: torch.Tensor, mask: torch.Tensor) -> npt.NDArray[np.float32]:
         with torch.inference_mode():
-            if self._pooling == "cls":
-                pooled = hidden[:, 0]
-            else:
-                weights = mask.unsqueeze(-1).to(hidden.dtype)
-                pooled = (hidden * weights).sum(1) / weights.sum(1)
+            vectors = pooled(hidden, mask, self._pooling)
             if self._normalise:
-                pooled = torch.nn.functional.normalize(pooled, dim=1)
-        result: npt.NDArray[np.float32] = pooled.numpy()
+                vectors = torch.nn.functional.normalize(vectors, dim=1)
+        result: npt.NDArray[np.float32] = vectors.numpy()
         return result
 
     def _finite(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -124,34 +116,3 @@ class Encoder:
                 f"{self._folder}: expected finite embeddings, got NaN or infinity; its weights are damaged"
             )
         return vectors
-
-
-def stated_pooling(folder: Path) -> Pooling:
-    """The pooling that a sentence-transformers folder states; the mean if it states none.
-
-    Raises:
-        ModelError: it wants a pooling or a further layer that this stage does not have.
-    """
-    modules = _read(folder / "modules.json", [])
-    further = [m["type"] for m in modules if str(m.get("type")).rsplit(".", 1)[-1] not in _KNOWN_MODULES]
-    if further:
-        raise ModelError(
-            f"{folder / 'modules.json'}: expected only transformer, pooling and normalisation, got {further}"
-        )
-    path = folder / "1_Pooling" / "config.json"
-    stated: dict[str, Any] = _read(path, {"pooling_mode_mean_tokens": True})
-    modes = {key for key, value in stated.items() if key.startswith("pooling_mode") and value}
-    if modes == {"pooling_mode_mean_tokens"}:
-        return "mean"
-    if modes == {"pooling_mode_cls_token"}:
-        return "cls"
-    raise ModelError(
-        f"{path}: expected pooling by mean or by cls token, got {sorted(modes)}; choose pooling: mean or cls"
-    )
-
-
-def _read(path: Path, default: Any) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot read it: {error}") from error

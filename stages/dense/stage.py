@@ -10,11 +10,12 @@ import numpy.typing as npt
 
 from cascade.stage import Context, Passages, Progress, Retriever, Stage, Tokens
 from cascade.types import TokenIds
-from stages.dense.encoder import Encoder, stated_pooling
+from stages.dense.encoder import Encoder
 from stages.dense.kind import DenseSettings
 from stages.dense.retriever import GRAPH, ExactRetriever, HnswRetriever, read_graph, write_graph
 from stages.dense.vectors import BLOCK, VECTORS, Shape, Vectors, finish, write
 from stages.models import HFTokenizer, fingerprint, locate
+from stages.models.pooling import stated_pooling
 from stages.runtimes.states import load_states
 
 

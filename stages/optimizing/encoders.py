@@ -16,8 +16,9 @@ from stages.colbert.checkpoint import UNTRAINED, read_format
 from stages.colbert.encoder import TokenEncoder
 from stages.colbert.maxsim import maxsim
 from stages.colbert.rescore import EncodedVectors
-from stages.dense.encoder import Encoder, stated_pooling
+from stages.dense.encoder import Encoder
 from stages.models import HFTokenizer, layout
+from stages.models.pooling import stated_pooling
 from stages.runtimes.choice import Ints
 from stages.runtimes.engines import Engine
 from stages.runtimes.forms import described, form_folder, new_form

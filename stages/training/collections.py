@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,10 @@ import numpy.typing as npt
 from cascade.errors import InputError
 from cascade.io import read_corpus, read_qrels, read_queries
 from cascade.types import Document
-from stages.training.settings import Collection
+from stages.training.settings import Collection as CollectionSettings
+
+MOST_TIED = 16
+"""Questions tied to each other by their judgments that are held out together."""
 
 Relevance = Mapping[int, int]
 """Passage number -> relevance, of one question."""
@@ -63,23 +66,35 @@ class Judged:
     def held_out(self, share: float) -> npt.NDArray[np.bool_]:
         """Bool [q]: questions kept for evaluation, chosen by their words, so that one asked twice is on one side.
 
-        Questions about which the same passage was judged irrelevant are on one side, too: what the one is answered by
-        resembles the other.
+        Questions of which the same passage was judged irrelevant are on one side, too, and those that are so tied to
+        them: what the one is answered by resembles the other. But where judgments tie more than ``MOST_TIED`` of them,
+        as pooled ones do, each is chosen by itself: all of them would be on one side.
         """
         numbers = np.array(
             [zlib.crc32(" ".join(text.lower().split()).encode(errors="replace")) for text in self.questions]
         )
-        least: dict[int, int] = {}
         rejected = {row for judged in self.relevance for row, value in judged.items() if value <= 0}
-        for number, judged in zip(numbers.tolist(), self.relevance, strict=True):
-            for row in rejected.intersection(judged):
-                least[row] = min(number, least.get(row, number))
-        for i, judged in enumerate(self.relevance):
-            numbers[i] = min([int(numbers[i]), *(least[row] for row in rejected.intersection(judged))])
+        for group in _tied([rejected.intersection(judged) for judged in self.relevance]):
+            if 1 < len(group) <= MOST_TIED:
+                numbers[group] = zlib.crc32(np.unique(numbers[group]).tobytes())
         return numbers < share * 2**32
 
 
-def read_judged(collections: Sequence[Collection], seed: int) -> Judged:
+def _tied(marks: Sequence[Collection[int]]) -> list[list[int]]:
+    """Numbers of those that share a mark, or are so tied through others."""
+    groups: dict[int, list[int]] = {}
+    group_of: dict[int, int] = {}
+    for number, own in enumerate(marks):
+        members = [number]
+        for group in {group_of[mark] for mark in own if mark in group_of}:
+            members = groups.pop(group) + members
+        groups[number] = members
+        for member in members:
+            group_of |= dict.fromkeys(marks[member], number)
+    return list(groups.values())
+
+
+def read_judged(collections: Sequence[CollectionSettings], seed: int) -> Judged:
     """Reads collections; unjudged questions, and those without any relevant passage, are left out.
 
     Raises:
@@ -103,7 +118,9 @@ def read_judged(collections: Sequence[Collection], seed: int) -> Judged:
     return Judged(names, passages, np.array(text_starts, np.int64), questions, relevance, bounds[:, 0], bounds[:, 1])
 
 
-def _read(collection: Collection, rng: np.random.Generator) -> tuple[list[Document], list[str], list[dict[int, int]]]:
+def _read(
+    collection: CollectionSettings, rng: np.random.Generator
+) -> tuple[list[Document], list[str], list[dict[int, int]]]:
     """Documents, questions, and what is judged of each, by document number within the collection."""
     qrels = collection.path if collection.qrels is None else collection.qrels
     judgments: dict[str, dict[str, int]] = {}
@@ -147,7 +164,7 @@ def _judge_alike(questions: Sequence[str], relevance: list[dict[int, int]]) -> N
         judged.update((row, value) for row, value in together[text].items() if row not in judged)
 
 
-def _names(collections: Sequence[Collection]) -> tuple[str, ...]:
+def _names(collections: Sequence[CollectionSettings]) -> tuple[str, ...]:
     """Folder names, or whole paths where two folders have the same name."""
     short = [collection.path.resolve().name for collection in collections]
     if len(set(short)) == len(short):

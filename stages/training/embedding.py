@@ -11,6 +11,7 @@ import torch
 
 from cascade.training import Progress
 from stages.models import HFTokenizer, layout, load_transformer, pad
+from stages.models.pooling import Pooling, pooled, stated_pooling
 from stages.training.device import Device
 from stages.training.tokens import Ragged
 
@@ -20,7 +21,7 @@ _BATCH_TOKENS = {"cpu": 4096, "cuda": 131_072}
 
 
 def embed(folder: Path, texts: Ragged, device: Device, told: Progress, step: str) -> Vectors:
-    """float16 [n, d]: unit vectors, the mean of each text's last token states.
+    """float16 [n, d]: unit vectors, pooled as the bi-encoder says.
 
     Args:
         folder: of the bi-encoder.
@@ -34,6 +35,7 @@ def embed(folder: Path, texts: Ragged, device: Device, told: Progress, step: str
     if device.half:
         model.to(torch.bfloat16)
     around = layout(folder)
+    pooling = stated_pooling(folder)
     head, tail = np.array(around.head, np.int32), np.array(around.tail, np.int32)
     pad_id = HFTokenizer(folder, window=1).pad_id
     vectors = np.empty((len(texts), int(model.config.hidden_size)), np.float16)
@@ -44,15 +46,15 @@ def embed(folder: Path, texts: Ragged, device: Device, told: Progress, step: str
         size = max(1, _BATCH_TOKENS[device.name] // int(lengths[order[done]] + around.single_extra))
         batch = order[done : done + size]
         ids, mask = pad([np.concatenate((head, texts[i], tail)) for i in batch.tolist()], pad_id)
-        vectors[batch] = _mean(model, ids.to(device.name), mask.to(device.name))
+        vectors[batch] = _unit(model, ids.to(device.name), mask.to(device.name), pooling)
         done += len(batch)
         told(step, done, len(order))
     return vectors
 
 
-def _mean(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> Vectors:
+def _unit(model: Any, ids: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> Vectors:
     with torch.inference_mode():
         states = model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
-        total = (states * mask[:, :, None]).sum(1)
-        unit: Vectors = torch.nn.functional.normalize(total, dim=-1).to(torch.float16).cpu().numpy()
+        whole = torch.nn.functional.normalize(pooled(states, mask, pooling), dim=-1)
+        unit: Vectors = whole.to(torch.float16).cpu().numpy()
     return unit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import signal
 import threading
 import time
@@ -19,9 +20,11 @@ import torch
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments
 from transformers import Trainer as TransformersTrainer
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from cascade.errors import InputError
+from cascade.io import atomic_write
 from cascade.training import Progress
 from stages.training.batches import Collator
 from stages.training.device import Device
@@ -99,13 +102,38 @@ def fit(
         loop: Any = _Loop(student, collate, objective, measure, _arguments(folder, settings, device), settings)
         loop.add_callback(_Watch(interrupted, folder / METRICS, told))
         if settings.patience is not None:
-            loop.add_callback(EarlyStoppingCallback(settings.patience))
-        last = get_last_checkpoint(str(folder))  # type: ignore[no-untyped-call]
+            loop.add_callback(_Patience(settings.patience))
+        last, steps = _last_checkpoint(folder)
+        _cut(folder / METRICS, steps)
         if last is not None:
             logger.info("%s: goes on from there", last)
         loop.train(resume_from_checkpoint=last)
     if interrupted.is_set():
         raise KeyboardInterrupt
+
+
+def _last_checkpoint(folder: Path) -> tuple[str | None, int]:
+    """The last whole checkpoint and how many steps were done then; what was only begun is deleted.
+
+    The trainer writes its state last, so that a folder without one is from a process that died while it wrote.
+    """
+    for checkpoint in folder.glob("checkpoint-*"):
+        try:
+            json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            logger.warning("%s: was not written to its end; goes on from an earlier one", checkpoint)
+            shutil.rmtree(checkpoint)
+    last = get_last_checkpoint(str(folder))  # type: ignore[no-untyped-call]
+    return last, 0 if last is None else int(last.rpartition("-")[2])
+
+
+def _cut(metrics: Path, steps: int) -> None:
+    """Leaves out what was noted after so many steps: they are done again."""
+    if metrics.is_file():
+        lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and 0 < json.loads(line)["step"] <= steps]
+        with atomic_write(metrics) as file:
+            file.writelines(kept)
 
 
 class _Numbers(Dataset[int]):
@@ -177,6 +205,14 @@ class _Loop(TransformersTrainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self._numbers)
+
+
+class _Patience(EarlyStoppingCallback):
+    """Stops after so many evaluations without gain, and again where a run that had stopped is taken up."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        if self.early_stopping_patience_counter >= self.early_stopping_patience:
+            control.should_training_stop = True
 
 
 class _Watch(TrainerCallback):

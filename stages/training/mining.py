@@ -19,6 +19,7 @@ from cascade.training import Progress
 from cascade.types import Rows
 from stages.bm25.analysis import Analyser
 from stages.models import HFTokenizer, fingerprint
+from stages.models.pooling import stated_pooling
 from stages.training.cache import Arrays, Cache
 from stages.training.collections import Judged
 from stages.training.device import Device
@@ -123,15 +124,19 @@ class Miner:
             self.told(f"{name}: BM25", len(questions), len(questions))
             return {"bm25": lexical, "dense": dense}
 
-        origin = (asked.digest, read.digest, fingerprint(self.bi_encoder), _texts_digest(passages, questions), DEPTH)
+        origin = (asked.digest, read.digest, *self._encoder(), _texts_digest(passages, questions), DEPTH)
         return {**vectors, **self.cache.arrays("candidates", origin, mine)}
 
     def _vectors(self, texts: Ragged, step: str) -> Vectors:
-        origin = (fingerprint(self.bi_encoder), texts.digest)
+        origin = (*self._encoder(), texts.digest)
         made = self.cache.arrays(
             "vectors", origin, lambda: {"vectors": embed(self.bi_encoder, texts, self.device, self.told, step)}
         )
         return made["vectors"]
+
+    def _encoder(self) -> tuple[str, str, bool]:
+        """What vectors depend on beside the texts."""
+        return fingerprint(self.bi_encoder), stated_pooling(self.bi_encoder), self.device.half
 
 
 def bm25_candidates(passages: Sequence[str], questions: Sequence[str], depth: int) -> Rows:

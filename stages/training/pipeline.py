@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
+from cascade.errors import InputError
 from cascade.training import Progress, TrainingReport
 from stages.training.batches import Collator
 from stages.training.depth import deepest_within, measure_depths
@@ -37,7 +38,7 @@ def train(settings: TrainSettings, told: Progress) -> TrainingReport:
         KeyboardInterrupt: after an interrupt; the same call goes on from there.
     """
     ready = prepare(settings, told)
-    student = build(settings.kind, _chosen_layers(read_base(settings.base), settings), settings)
+    student = build(settings.kind, chosen_layers(read_base(settings.base), settings), settings)
     share = student.lookalikes if settings.lookalikes is None else settings.lookalikes
     return _learn(ready, student, ready.labelled(student, share), _judgments(settings), _baselines(ready), ())
 
@@ -52,7 +53,7 @@ def distill(settings: DistillSettings, told: Progress) -> TrainingReport:
     base = read_base(settings.base)
     notes: tuple[str, ...] = ()
     if settings.target_ms is None:
-        base = _chosen_layers(base, settings)
+        base = chosen_layers(base, settings)
     else:
         base, notes = _fitting(ready, base, settings, settings.target_ms)
     student = build(settings.kind, base, settings)
@@ -146,10 +147,17 @@ def _distillation(student: Student, settings: DistillSettings) -> Objective:
     return objective
 
 
-def _chosen_layers(base: Base, settings: CommonSettings) -> Base:
+def chosen_layers(base: Base, settings: CommonSettings) -> Base:
+    """The base with the layers that the settings ask for.
+
+    Raises:
+        InputError, ModelError: it does not have them.
+    """
     if settings.keep_layers is not None:
         return base.keep(settings.keep_layers)
     if settings.layers is not None:
+        if settings.layers > base.layers:
+            raise InputError(f"layers: expected at most the {base.layers} of {base.folder}, got {settings.layers}")
         return base.keep(spread(settings.layers, base.layers))
     return base
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
@@ -32,12 +32,24 @@ def _collection_in_folder(path: Path, info: ValidationInfo) -> Path:
     return Path(__file__).parent / "contrasts" if str(path) == CONTRASTS else _path_in_folder(path, info)
 
 
+def kind_and_reference(ref: str) -> tuple[StudentKind | None, str]:
+    """The parts of ``[KIND=]REF``; a folder may have an equals sign in its name.
+
+    >>> kind_and_reference("colbert=bundled:bi-encoder"), kind_and_reference("runs/lr=3e-5")
+    (('colbert', 'bundled:bi-encoder'), (None, 'runs/lr=3e-5'))
+    """
+    for kind in get_args(StudentKind):
+        if ref.startswith(f"{kind}="):
+            return kind, ref.removeprefix(f"{kind}=")
+    return None, ref
+
+
 def _reference_in_folder(ref: str, info: ValidationInfo) -> str:
     folder = _folder(info)
-    kind, equals, name = ref.rpartition("=")
+    kind, name = kind_and_reference(ref)
     if folder is None or name.startswith(("bundled:", "hf:")):
         return ref
-    return f"{kind}{equals}{folder / name}"
+    return str(folder / name) if kind is None else f"{kind}={folder / name}"
 
 
 Place: TypeAlias = Annotated[Path, AfterValidator(_path_in_folder)]

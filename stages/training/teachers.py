@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,14 +16,14 @@ from cascade.errors import ModelError
 from cascade.stage import Context
 from cascade.training import Progress
 from cascade.types import Rows, Scores, TokenIds
-from stages.colbert.checkpoint import UNTRAINED, read_format
+from stages.colbert.checkpoint import PYLATE, UNTRAINED, read_format
 from stages.models import HFTokenizer, fingerprint, layout, load_cross_encoder, locate, longest_input, pad
 from stages.models.layout import JOINT_ENCODER, PASSAGES_AT_ONCE, read_config
 from stages.training.cache import Arrays, Cache
 from stages.training.device import Device
 from stages.training.mining import Candidates
 from stages.training.scoring import Scorer, score_groups
-from stages.training.settings import CommonSettings, StudentKind
+from stages.training.settings import CommonSettings, StudentKind, kind_and_reference
 from stages.training.students import build, read_base
 from stages.training.students.base import framed
 from stages.training.students.encoder import BiEncoder, Colbert, UntrainedColbert
@@ -89,7 +89,7 @@ def load_teacher(ref: str, settings: CommonSettings) -> Scorer:
     Raises:
         ModelError: it cannot be read.
     """
-    kind, ref = _kind_and_reference(ref)
+    kind, ref = kind_and_reference(ref)
     folder = locate(ref, Context(folder=Path()))
     if kind is None:
         kind = _kind_of(folder)
@@ -135,7 +135,7 @@ class Teaching:
 
     def _one(self, ref: str, questions: Rows, groups: Sequence[Rows]) -> list[Scores]:
         load = functools.cache(functools.partial(self._load, ref))
-        kind, name = _kind_and_reference(ref)
+        kind, name = kind_and_reference(ref)
         if kind in (None, "bi-encoder") and name == self.settings.bi_encoder:
             pairs = zip(questions.tolist(), groups, strict=True)
             return [BiEncoder.scale * self.candidates.similarity(question, rows) for question, rows in pairs]
@@ -185,19 +185,12 @@ def _normalised(scores: Scores) -> Scores:
     return result
 
 
-def _kind_and_reference(ref: str) -> tuple[StudentKind | None, str]:
-    for kind in get_args(StudentKind):
-        if ref.startswith(f"{kind}="):
-            return kind, ref.removeprefix(f"{kind}=")
-    return None, ref
-
-
 def _kind_of(folder: Path) -> StudentKind | None:
     """None for a sequence-classification checkpoint."""
     config = read_config(folder)
     architecture = str((config.get("architectures") or [""])[0])
     if architecture == JOINT_ENCODER:
         return "listwise" if PASSAGES_AT_ONCE in config else "cross-encoder"
-    if (folder / "artifact.metadata").is_file():
+    if (folder / "artifact.metadata").is_file() or read_format(folder).kind == PYLATE:
         return "colbert"
     return None if architecture.endswith("ForSequenceClassification") else "bi-encoder"

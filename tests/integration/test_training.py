@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -122,10 +123,15 @@ def test_a_training_that_dies_goes_on_from_between_its_evaluations(
     monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
     with pytest.raises(MemoryError):
         TRAIN.run(died, _die_at_step(4))
-    assert (tmp_path / "died.training" / "checkpoint-3").is_dir()
+    place = tmp_path / "died.training"
+    assert (place / "checkpoint-3").is_dir()
+    shutil.copytree(place / "checkpoint-3", place / "checkpoint-4")  # died while it wrote the next
+    (place / "checkpoint-4" / "trainer_state.json").unlink()
     steps: list[int] = []
     TRAIN.run(died, lambda step, done, total: steps.append(done) if step == "training" else None)
     assert steps == [4, 5, 6]
+    noted = [json.loads(line)["step"] for line in (died.out / "metrics.jsonl").read_text().splitlines()]
+    assert noted == sorted(noted)
     one, other = (read_weights(settings.out) for settings in (straight, died))
     assert all(torch.equal(one[name], other[name]) for name in one)
 

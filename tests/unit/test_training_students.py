@@ -16,12 +16,18 @@ from stages.colbert.encoder import TokenEncoder
 from stages.dense.encoder import Encoder
 from stages.models import HFTokenizer, load_transformer
 from stages.models.catalogue import bundled
+from stages.models.pooling import stated_pooling
+from stages.training.device import Device
+from stages.training.embedding import embed
 from stages.training.losses import own_candidates
+from stages.training.pipeline import chosen_layers
 from stages.training.settings import TrainSettings
 from stages.training.students import Base, Student, build, read_base
 from stages.training.students.base import spread
 from stages.training.students.options import learning_rates
 from stages.training.teachers import PairClassifier, load_teacher
+from stages.training.tokens import Ragged
+from tests.models_for_tests_colbert import minilm_pylate
 
 BASE = "bundled:bi-encoder"
 QUESTIONS = ("how do plants make sugar", "who walked on the moon?")
@@ -114,6 +120,33 @@ def test_a_bi_encoder_scores_as_the_dense_stage_does(base: Base, tokens, tmp_pat
     with torch.inference_mode():
         ours = student(**student.collate(*tokens, 2))
     np.testing.assert_allclose(20 * cosine, ours.numpy(), atol=1e-3)
+
+
+def test_a_bi_encoder_is_pooled_as_its_base_is(base: Base, tokens, tmp_path: Path) -> None:
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    theirs.mkdir()
+    made("bi-encoder", base).save(theirs, half=False, shared=False)
+    pooling = theirs / "1_Pooling" / "config.json"
+    pooling.write_text(json.dumps({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}))
+    student = made("bi-encoder", read_base(str(theirs)))
+    ours.mkdir()
+    student.save(ours, half=False, shared=False)
+    assert stated_pooling(ours) == "cls"
+    encoder = Encoder(ours, HFTokenizer(ours, 110), "cls", normalise=True)
+    cosine = encoder.encode(tokens[0]) @ encoder.encode(tokens[1]).T
+    with torch.inference_mode():
+        trained = student(**student.collate(*tokens, 2))
+    np.testing.assert_allclose(20 * cosine, trained.numpy(), atol=1e-3)
+    starts = np.concatenate([[0], np.cumsum([len(text) for text in tokens[1]])])
+    vectors = embed(ours, Ragged(np.concatenate(tokens[1]), starts), Device("cpu", False), lambda *_: None, "")
+    np.testing.assert_allclose(vectors, encoder.encode(tokens[1]), atol=2e-3)
+
+
+def test_a_checkpoint_of_pylate_is_not_trained_without_its_projection(tmp_path: Path) -> None:
+    folder = minilm_pylate(tmp_path / "model")
+    for ref in (str(folder), f"colbert={folder}"):
+        with pytest.raises(ModelError, match="got one of PyLate"):
+            load_teacher(ref, SETTINGS)
 
 
 @pytest.mark.parametrize("expand", [False, True])
@@ -225,3 +258,8 @@ def test_half_precision_and_shared_weights_make_a_small_folder(base: Base, tmp_p
         made("cross-encoder", base).save(folder, half, shared)
         sizes[name] = (folder / "model.safetensors").stat().st_size
     assert sizes["small"] < sizes["whole"] / 5
+
+
+def test_more_layers_than_the_base_has_are_refused(base: Base) -> None:
+    with pytest.raises(InputError, match=r"layers: expected at most the 2 of .*, got 8"):
+        chosen_layers(base, SETTINGS.model_copy(update={"layers": 8}))

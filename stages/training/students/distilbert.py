@@ -27,6 +27,14 @@ _PARTS = {
 }
 
 
+_ONE_SCORE = {
+    "architectures": ["DistilBertForSequenceClassification"],
+    "num_labels": 1,
+    "id2label": {"0": "LABEL_0"},
+    "label2id": {"LABEL_0": 0},
+}
+
+
 class DistilBert(Student):
     """``DistilBertForSequenceClassification`` with one label: the score of ``[CLS] question [SEP] passage [SEP]``."""
 
@@ -37,7 +45,7 @@ class DistilBert(Student):
     def __init__(self, base: Base, max_query_tokens: int, max_passage_tokens: int) -> None:
         super().__init__(base, max_query_tokens, max_passage_tokens)
         if base.config["model_type"] == "distilbert":
-            config, state = {**base.config, "num_labels": 1}, dict(base.state)
+            config, state = {**base.config, **_ONE_SCORE}, dict(base.state)
         else:
             config, state = distilbert_config(base.config), distilbert_state(base.state, base.layers)
         still = {"dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0}
@@ -76,7 +84,6 @@ class DistilBert(Student):
 def distilbert_config(bert: Mapping[str, Any]) -> dict[str, Any]:
     """The ``config.json`` of a DistilBERT of the shape of a BERT."""
     return {
-        "architectures": ["DistilBertForSequenceClassification"],
         "model_type": "distilbert",
         "vocab_size": bert["vocab_size"],
         "max_position_embeddings": bert["max_position_embeddings"],
@@ -86,9 +93,7 @@ def distilbert_config(bert: Mapping[str, Any]) -> dict[str, Any]:
         "n_heads": bert["num_attention_heads"],
         "activation": bert.get("hidden_act", "gelu"),
         "pad_token_id": bert.get("pad_token_id", 0),
-        "num_labels": 1,
-        "id2label": {"0": "LABEL_0"},
-        "label2id": {"LABEL_0": 0},
+        **_ONE_SCORE,
     }
 
 

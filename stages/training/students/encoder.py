@@ -16,7 +16,9 @@ from transformers import BertConfig, BertModel
 
 from cascade.errors import ModelError
 from cascade.types import TokenIds
+from stages.colbert.checkpoint import PYLATE, read_format
 from stages.models import pad
+from stages.models.pooling import pooled, stated_pooling
 from stages.training.students.base import ATTENTION, Base, Student, framed, load_into, write_folder
 
 _COLBERT_PASSAGE_TOKENS = 300
@@ -48,10 +50,14 @@ class _Encoder(Student):
 
 
 class BiEncoder(_Encoder):
-    """One vector a text, the mean of its token states; the score is 20 times the cosine."""
+    """One vector a text, pooled as its base is; the score is 20 times the cosine."""
 
     learning_rates: ClassVar[Mapping[str, float]] = {"layers": 2e-5}
     scale: ClassVar[float] = 20.0
+
+    def __init__(self, base: Base, max_query_tokens: int, max_passage_tokens: int) -> None:
+        super().__init__(base, max_query_tokens, max_passage_tokens)
+        self._pooling = stated_pooling(base.folder)
 
     def collate(self, questions: Sequence[TokenIds], passages: Sequence[TokenIds], group: int) -> dict[str, Any]:
         """Both kinds of text between [CLS] and [SEP]."""
@@ -86,7 +92,7 @@ class BiEncoder(_Encoder):
 
     def _encode(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         states = self.bert(input_ids=ids, attention_mask=mask).last_hidden_state.float()
-        return functional.normalize((states * mask[:, :, None]).sum(1), dim=-1)
+        return functional.normalize(pooled(states, mask, self._pooling), dim=-1)
 
 
 class Colbert(_Encoder):
@@ -96,7 +102,7 @@ class Colbert(_Encoder):
 
     Args:
         base: what it starts from.
-        max_query_tokens: of a question, without special tokens; three more make up a question.
+        max_query_tokens: of a question, [CLS], its marker and [SEP] included.
         max_passage_tokens: of a passage, without special tokens.
         dim: width of a token vector.
         expand_queries: whether questions are filled up to ``query_tokens`` with [MASK]s, which score like their tokens.
@@ -108,6 +114,11 @@ class Colbert(_Encoder):
     def __init__(
         self, base: Base, max_query_tokens: int, max_passage_tokens: int, dim: int = 128, expand_queries: bool = False
     ) -> None:
+        if read_format(base.folder).kind == PYLATE:
+            raise ModelError(
+                f"{base.folder}: expected an encoder or a checkpoint of colbert-ai, got one of PyLate, whose "
+                "projection lies elsewhere; stages read those, training does not"
+            )
         super().__init__(base, max_query_tokens, max_passage_tokens)
         self.query_tokens = max_query_tokens
         self.expand_queries = expand_queries
