@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ from types import TracebackType
 
 import numpy as np
 
-from cascade.arguments import FROM_CONFIG, Budget, as_documents, as_query, as_seconds, check_top_k
+from cascade.arguments import FROM_CONFIG, Budget, as_documents, as_query, as_seconds, check_count, check_top_k
 from cascade.calibration import SAMPLE, TEXT_WARM_UP, WARM_UP, calibrate, knows_all
 from cascade.clock import Clock, Deadline, MonotonicClock
 from cascade.cores import cores
@@ -80,9 +81,12 @@ class Cascade:
             observers: told of every query once it is over; see ``cascade.telemetry``.
 
         Raises:
+            InputError: for a number of workers or threads that cannot be.
             ModelError: when a model cannot be loaded.
             IndexMismatch: when the index was built with other models or settings.
         """
+        check_count("workers", workers)
+        check_count("threads", threads)
         self.config = config
         self.plan: Plan = plan(config)
         self.index = index
@@ -98,17 +102,24 @@ class Cascade:
             index.require_passages(self.plan.passages)
             measured = self._opened = self._stages.open_index(index)
             effort = WARM_UP
+        if costs is not None and costs.quantile != self.plan.quantile:
+            logger.warning(
+                "the cost profile says what %g of tasks take, the configuration wants quantile: %g; measuring anew, "
+                "until 'cascade calibrate' has run with this configuration",
+                costs.quantile,
+                self.plan.quantile,
+            )
+            costs = None
         if _limited(self.plan):
-            quantile = self.plan.quantile if costs is None else costs.quantile
-            costs = calibrate(measured, self._clock, quantile=quantile, effort=effort, known=costs)
+            costs = calibrate(measured, self._clock, quantile=self.plan.quantile, effort=effort, known=costs)
         elif costs is not None and not knows_all(costs, measured):
             costs = replace(costs, source=joined([costs.source, "none"]))
         self.costs = CostModel.unknown(self.plan.quantile) if costs is None else CostModel(costs)
         self._executor = Executor(self.costs, workers=workers, max_waiting=self.plan.max_waiting, clock=self._clock)
         self._observers = Observers(observers)
-        if _limited(self.plan):
-            gc.collect()
-            gc.freeze()
+        self._frozen = _limited(self.plan)
+        if self._frozen:
+            _freeze()
 
     @classmethod
     def from_yaml(
@@ -157,10 +168,15 @@ class Cascade:
         self.close()
 
     def close(self) -> None:
-        """Stops the workers. Queries still waiting are dropped; observers are told of all that ended before."""
+        """Takes no more queries, gives those under way some seconds to end, drops the others, and stops the workers.
+
+        Observers are told of all that ended before.
+        """
         self._executor.close()
         self._observers.close()
-        gc.unfreeze()
+        if self._frozen:
+            self._frozen = False
+            _thaw()
 
     def search(self, query: str | Query, top_k: int | None = None, budget_ms: Budget = FROM_CONFIG) -> Ranking:
         """The best documents of the index for a query.
@@ -176,6 +192,7 @@ class Cascade:
             DeadlineExceeded: when the time ran out in a stage that says ``on_overrun: fail``.
             StageError: when a stage failed that says ``on_error: fail``.
             Overloaded: when the query could not be answered in time behind those already waiting.
+            Cancelled: when the engine was closed meanwhile.
         """
         check_top_k(top_k)
         ticket = self._submit(self._need_index(), as_query(query), as_seconds(budget_ms, self.plan.budget_s))
@@ -230,10 +247,10 @@ class Cascade:
         try:
             for query in queries:
                 if len(waiting) >= at_once:
-                    yield self._finished(waiting.popleft())
+                    yield self._handed_over(waiting.popleft())
                 waiting.append(self._submit(cascade, as_query(query), budget_s))
             while waiting:
-                yield self._finished(waiting.popleft())
+                yield self._handed_over(waiting.popleft())
         finally:
             for ticket in waiting:  # nobody wants them any more
                 ticket.cancel()
@@ -323,6 +340,11 @@ class Cascade:
             self._tell(ticket.run)
         return ticket.run
 
+    def _handed_over(self, ticket: Ticket) -> QueryRun:
+        run = self._finished(ticket)
+        self._executor.answered(run)
+        return run
+
     def _answer(self, ticket: Ticket, top_k: int | None) -> Ranking:
         ranking = self._finished(ticket).result(top_k)
         self._executor.answered(ticket.run)
@@ -383,6 +405,28 @@ def _error_of(run: QueryRun) -> Exception | None:
     except Exception as error:
         return error
     return None
+
+
+_freezing = threading.Lock()
+_freezers = 0
+"""Engines that keep what is old out of garbage collection."""
+
+
+def _freeze() -> None:
+    global _freezers
+    with _freezing:
+        _freezers += 1
+        gc.collect()
+        gc.freeze()
+
+
+def _thaw() -> None:
+    """For the last of them; what another has frozen stays so."""
+    global _freezers
+    with _freezing:
+        _freezers -= 1
+        if _freezers == 0:
+            gc.unfreeze()
 
 
 def _limited(plan: Plan) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Final, TypeAlias
 
 from cascade.errors import InputError
@@ -44,7 +45,7 @@ def as_seconds(budget_ms: Budget, configured_s: float) -> float:
         return configured_s if configured_s < FOREVER_S else math.inf
     if budget_ms is None:
         return math.inf
-    if isinstance(budget_ms, bool) or not (isinstance(budget_ms, int | float) and budget_ms >= 0):
+    if isinstance(budget_ms, bool) or not (isinstance(budget_ms, Real) and budget_ms >= 0):
         raise InputError(f"budget_ms: expected a number of milliseconds >= 0, or None for no limit, got {budget_ms!r}")
     return float(budget_ms) / 1000 if budget_ms < FOREVER_S * 1000 else math.inf
 
@@ -83,8 +84,16 @@ def as_documents(passages: Sequence[str | Document]) -> list[Document]:
 
 def check_top_k(top_k: int | None) -> None:
     """Raises ``InputError`` unless it is a number of documents, or None."""
-    if isinstance(top_k, bool) or (top_k is not None and not (isinstance(top_k, int) and top_k >= 0)):
+    if isinstance(top_k, bool) or (top_k is not None and not (isinstance(top_k, Integral) and top_k >= 0)):
         raise InputError(f"top_k: expected an integer >= 0, or None for the cascade's own, got {top_k!r}")
+
+
+def check_count(name: str, count: int | None) -> None:
+    """Raises ``InputError`` unless it is a positive integer, or None."""
+    if isinstance(count, bool) or (count is not None and not (isinstance(count, Integral) and count >= 1)):
+        raise InputError(
+            f"{name}: expected an integer >= 1, or None for a number that fits this machine, got {count!r}"
+        )
 
 
 def _check_size(documents: Sequence[Document]) -> None:

@@ -151,17 +151,20 @@ def _measured(
     encoded = stage.opened.encode_query(query)  # type: ignore[union-attr]  # fusers are never measured
     found = [(stage.key("encode"), Sample(Work(1.0), clock.now() - began))]
     if isinstance(stage.opened, Retriever):
-        return found + _searches(stage, stage.opened, encoded, clock), True
+        wanted = cascade.rows_wanted(stage.planned.top_k)
+        return found + _searches(stage, stage.opened, encoded, wanted, clock), True
     rows = rng.choice(len(collection), size, replace=False).astype(np.int32)
     scored = _scores(stage, encoded, rows, clock)
     return [*found, scored], scored[1].work.pairs == size
 
 
-def _searches(stage: OpenedStage, retriever: Retriever, encoded: object, clock: Clock) -> list[tuple[str, Sample]]:
+def _searches(
+    stage: OpenedStage, retriever: Retriever, encoded: object, wanted: int, clock: Clock
+) -> list[tuple[str, Sample]]:
     found = []
     for start, stop in retriever.ranges():
         began = clock.now()
-        retriever.search(encoded, stage.planned.top_k, start, stop)
+        retriever.search(encoded, wanted, start, stop)
         found.append((stage.key("search"), Sample(retriever.work(encoded, start, stop), clock.now() - began)))
     return found
 

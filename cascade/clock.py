@@ -77,7 +77,3 @@ class Deadline:
     def left(self, now: float) -> float:
         """Seconds left at ``now``; negative once passed, ``inf`` without a limit."""
         return self.at - now
-
-    def earlier(self, other: Deadline) -> Deadline:
-        """The earlier of the two."""
-        return self if self.at <= other.at else other

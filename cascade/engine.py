@@ -181,6 +181,11 @@ class QueryRun:
         return self._kept[stage]
 
     @property
+    def overran(self) -> bool:
+        """Whether it ended in a stage that says ``on_overrun: fail``."""
+        return bool(self._overrun)
+
+    @property
     def retrieved(self) -> Mapping[str, Candidates]:
         """What each retriever of a fusion stage found, by its name."""
         return self._retrieved
@@ -280,6 +285,7 @@ class QueryRun:
                 yield from retrieve(run, self.query, self.cascade.rows_wanted(inner.planned.top_k))
             self._close(run)
             if self._failure is not None or self._overrun:
+                judge(fusion)
                 return
         if any(trace.scored > 0 for trace in fusion.retrievers):
             yield from fuse(fusion, interleave)
@@ -401,6 +407,8 @@ class QueryRun:
     def _fail_if_told_to(self, run: StageRun) -> None:
         """Ends the query where the settings of a stage want no answer without it."""
         plan, place = run.stage.planned, f"stage {run.stage.planned.name!r}"
+        if self._failure is not None:
+            return
         if run.reason == "failed" and plan.on_error == "fail":
             self._failure = StageError(f"{place} failed: {run.detail}; its settings say on_error: fail")
         elif run.reason == "budget" and plan.on_overrun == "fail" and not self._overrun:

@@ -13,23 +13,30 @@ from typing import Any, TypeGuard
 
 from pydantic import BaseModel, ValidationError
 
-from cascade.errors import ConfigError, Problem, UnknownKind
+from cascade.errors import ConfigError, InputError, Problem, UnknownKind
 from cascade.explain import explain
 from cascade.registry import Registry
+from cascade.resources import config_path
 from cascade.schema import CascadeConfig, CascadeSettings, StageEntry
 from cascade.stage import Context, StageKind
 from cascade.yamltree import MAX_BYTES, Location, Tree, parse_yaml, render, show, too_large
 
+BUNDLED = "bundled:"
 ROUNDING = 1e-9
 """Relative; three times 0.1 ms is a little more than 0.3 ms in floating point."""
 
 
 def load_config(path: str | Path, registry: Registry | None = None) -> CascadeConfig:
-    """Reads and checks a configuration file.
+    """Reads and checks a configuration file; ``bundled:NAME`` is one that comes with the package.
 
     Raises:
         ConfigError: with everything that is wrong in it.
     """
+    if str(path).startswith(BUNDLED):
+        try:
+            path = config_path(str(path).removeprefix(BUNDLED) + ".yaml")
+        except InputError as error:
+            raise ConfigError(str(path), [Problem("", str(error))]) from error
     path = Path(path)
     return parse_config(read_yaml(path), source=str(path), folder=path.parent, registry=registry)
 

@@ -50,6 +50,16 @@ class Registry:
         """All kinds, sorted."""
         return sorted({*self._kinds, *self._entry_points})
 
+    def usable(self) -> tuple[list[StageKind], list[UnknownKind]]:
+        """All kinds that can be imported, sorted by name, and what is wrong with the others."""
+        found, wrong = [], []
+        for name in self.names():
+            try:
+                found.append(self.get(name))
+            except UnknownKind as error:
+                wrong.append(error)
+        return found, wrong
+
     def get(self, kind: str) -> StageKind:
         """The kind of that name.
 

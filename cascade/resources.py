@@ -19,5 +19,5 @@ def config_path(name: str) -> Path:
     for folder in _FOLDERS:
         if (folder / name).is_file():
             return folder / name
-    known = sorted({path.name for folder in _FOLDERS for path in folder.glob("*.yaml")})
-    raise InputError(f"no cascade file {name!r} comes with the package; there are {', '.join(known)}")
+    known = sorted({path.stem for folder in _FOLDERS for path in folder.glob("*.yaml")})
+    raise InputError(f"no cascade {Path(name).stem!r} comes with the package; there are {', '.join(known)}")

@@ -94,13 +94,13 @@ class CascadeConfig:
 
 
 def json_schema(registry: Registry) -> dict[str, Any]:
-    """The JSON Schema (2020-12) of a cascade file, with the settings of every installed kind of stage."""
+    """The JSON Schema (2020-12) of a cascade file, with the settings of every installed kind of stage that imports."""
     top = CascadeSettings.model_json_schema()
     definitions: dict[str, Any] = top.pop("$defs", {})
     retrievers: list[dict[str, str]] = []
     stages: list[dict[str, str]] = []
-    for name in registry.names():
-        kind = registry.get(name)
+    for kind in registry.usable()[0]:
+        name = kind.kind
         own = kind.settings.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}")
         definitions.update({f"{name}.{inner}": schema for inner, schema in own.pop("$defs", {}).items()})
         own["properties"]["kind"] = {"const": name, "description": own["properties"]["kind"].get("description", "")}

@@ -79,7 +79,7 @@ class Trace:
         budget_s: seconds granted to the whole query; inf without a limit.
         seconds: what it took, waiting included.
         waited_s: seconds before its first work began.
-        stages: one for each stage, in order.
+        stages: one for each stage, in order, up to the one that ended the query where one did.
         costs: where predicted times came from: calibrated, warm-up, or none; several joined by " + ".
     """
 

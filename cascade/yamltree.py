@@ -6,6 +6,7 @@ is built from them, so that no file, however hostile, costs more than a moment.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -169,3 +170,19 @@ def _scalar(node: yaml.Node) -> Any:
         return yaml.constructor.SafeConstructor().construct_object(node)
     except (ValueError, OverflowError):
         return node.value
+
+
+def scalar(value: object) -> str:
+    """A value of JSON as YAML 1.1 reads it back: floats have a point, and characters are not escaped in halves.
+
+    >>> scalar(5e-05), scalar("naïve"), scalar({"a": [1, None]})
+    ('5.0e-05', '"naïve"', '{"a": [1, null]}')
+    """
+    if isinstance(value, float):
+        digits, e, exponent = repr(value).partition("e")
+        return f"{digits}.0e{exponent}" if e and "." not in digits else repr(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{scalar(str(key))}: {scalar(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(scalar, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)

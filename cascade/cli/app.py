@@ -85,8 +85,8 @@ def main() -> None:
 def run_command(arguments: list[str]) -> int:
     """Runs one command line; the exit code. Errors made on purpose become one message on stderr."""
     named = next((argument for argument in arguments if not argument.startswith("-")), None)
-    app = build_app(named if named in COMMANDS else None)
     try:
+        app = build_app(named if named in COMMANDS else None)
         result = app(arguments, standalone_mode=False)
         sys.stdout.flush()
     except typer.Exit as done:
@@ -96,7 +96,10 @@ def run_command(arguments: list[str]) -> int:
         return EXIT_USAGE
     except (KeyboardInterrupt, typer.Abort):
         result = EXIT_INTERRUPTED  # which newer versions of typer give by themselves
-    except (BrokenPipeError, SystemExit):  # the latter from typer and rich; the reader, such as head, has had enough
+    except (BrokenPipeError, SystemExit) as error:
+        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        # the reader, such as head, has had enough; typer and rich turn that into an exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (CascadeError, OSError) as error:

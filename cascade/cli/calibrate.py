@@ -10,6 +10,7 @@ import typer
 from cascade.api import COSTS_FILE, Cascade, profile_at
 from cascade.cli.options import Config, IndexDir, in_a_folder
 from cascade.cli.output import progress_bar, say, show
+from cascade.cost import Cost
 from cascade.stage import Work
 
 
@@ -26,16 +27,25 @@ def calibrate(
     """Measures what the stages cost on this machine, so that budgets are kept from the first query on.
 
     Takes about fifteen seconds for each stage. The profile in the index directory is found by itself, and what it says
-    of other configurations' stages is kept; one made on another machine is never used.
+    of other configurations' stages at the same quantile is kept; one made on another machine is never used.
 
     Example: cascade calibrate --config configs/default.yaml --index idx
     """
     target = index / COSTS_FILE if out is None else out
     with Cascade.from_yaml(config, index=index) as engine, progress_bar() as told:
         profile = engine.calibrate(lambda stage, share: told(stage, round(share * 100), 100))
+        names = {unit.cost_key: unit.name for unit in engine.plan.units()}
     before = profile_at(target)
     (profile if before is None else before.updated(profile)).save(target)
-    for key, cost in sorted(profile.costs.items()):
-        typical = cost.rates.seconds(Work(32, 32 * 128, 32 * 128 * 128)) * 1000
-        show(f"{key}: 32 pairs of 128 tokens {typical:.2f} ms, p{profile.quantile * 100:g} x{cost.spread:.2f}")
+    for key, cost in profile.costs.items():
+        unit, _, action = key.partition("/")
+        show(f"{names[unit]}, {_shown(action, cost)}; p{profile.quantile * 100:g} x{cost.spread:.2f}")
     say(f"{target}: {len(profile.costs)} costs measured on {profile.machine}")
+
+
+def _shown(action: str, cost: Cost) -> str:
+    if action in ("score", "window"):
+        seconds = cost.rates.seconds(Work(32, 32 * 128, 32 * 128 * 128))
+        return f"{action}: 32 passages of 128 tokens {seconds * 1000:.2f} ms"
+    what = "a question" if action == "encode" else "a range of the index"
+    return f"{action}: {what} {cost.typical_s * 1000:.2f} ms"

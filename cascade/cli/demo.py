@@ -19,7 +19,6 @@ from cascade.engine import QueryRun
 from cascade.evaluation import gap_report, render, run_staged
 from cascade.load import load_config
 from cascade.ranking import best_passages
-from cascade.resources import config_path
 from cascade.trace import StageTrace
 from cascade.types import Candidates
 
@@ -47,9 +46,10 @@ def demo(
     """
     if export is not None:
         write_collection(export)
-        say(f"{export}: written; try cascade index --corpus {export}")
+        say(f"{export}: written; to index it:")
+        say(f"  cascade index --config bundled:default --corpus {export} --index {export}-idx")
         return
-    cascade = load_config(config_path("default.yaml") if config is None else config)
+    cascade = load_config("bundled:default" if config is None else config)
     with progress_bar() as told:
         engine, index, built = open_demo(cascade, folder / cascade.settings.name, told)
     corpus = index.manifest.corpus

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cascade.api import index_corpus
-from cascade.cli.options import Config, CorpusPath
+from cascade.cli.options import Config, CorpusPath, Threads
 from cascade.cli.output import progress_bar, say
 from cascade.io import read_corpus
 from cascade.load import load_config
@@ -18,6 +18,7 @@ def index(
     config: Config,
     corpus: CorpusPath,
     index: Annotated[Path, typer.Option("--index", "-i", metavar="DIR", help="Where the index goes.")],
+    threads: Threads = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an index that is already there.")] = False,
 ) -> None:
     """Builds the index of a corpus for a cascade's stages.
@@ -28,5 +29,7 @@ def index(
     Example: cascade index --config configs/default.yaml --corpus corpus.jsonl --index idx
     """
     with progress_bar() as told:
-        manifest = index_corpus(load_config(config), read_corpus(corpus), index, force=force, progress=told)
+        manifest = index_corpus(
+            load_config(config), read_corpus(corpus), index, force=force, threads=threads, progress=told
+        )
     say(f"{index}: {manifest.corpus.documents} documents in {manifest.corpus.passages} passages")

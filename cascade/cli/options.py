@@ -17,8 +17,19 @@ def in_a_folder(path: Path | None) -> Path | None:
     return path
 
 
-Config: TypeAlias = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="The cascade, a YAML file.")]
+Config: TypeAlias = Annotated[
+    Path,
+    typer.Option(
+        "--config", "-c", metavar="FILE", help="The cascade: a YAML file, or bundled:default, bundled:hybrid, ..."
+    ),
+]
 IndexDir: TypeAlias = Annotated[Path, typer.Option("--index", "-i", metavar="DIR", help="An index of 'cascade index'.")]
+Verify: TypeAlias = Annotated[
+    bool, typer.Option("--verify/--no-verify", help="Whether to check the index's checksums first.")
+]
+Threads: TypeAlias = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads of each task; default: as many as there are cores.")
+]
 CorpusPath: TypeAlias = Annotated[
     Path,
     typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cascade.cli.options import Config, IndexDir, Queries
+from cascade.cli.options import Config, IndexDir, Queries, Threads
 from cascade.cli.output import messages, progress_bar
 from cascade.cores import cores
 from cascade.errors import InputError
@@ -32,10 +32,10 @@ def record(
         typer.Option("--depth", min=1, help="Documents of each retriever; default: twice the largest top_k of one."),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many queries.")] = None,
-    threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="Threads of each task; default: as many as there are cores.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a recording, and forget interrupted work.")] = False,
+    threads: Threads = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a recording, and interrupted work of another.")
+    ] = False,
 ) -> None:
     """Lets every stage score every candidate once, and times it, so that 'cascade tune' need not run any model.
 

@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from cascade.api import Cascade
-from cascade.cli.options import BudgetMs, Config, CorpusPath, NoBudget, OutputRun, Queries, TopK, budget
+from cascade.arguments import as_documents
+from cascade.cli.options import BudgetMs, Config, CorpusPath, NoBudget, OutputRun, Queries, budget
 from cascade.cli.output import progress_bar, say
 from cascade.errors import InputError
 from cascade.io import read_corpus, read_queries, read_run, write_run
+from cascade.load import load_config
 from cascade.types import Document
 
 
@@ -21,7 +23,9 @@ def rerank(
     queries: Queries,
     run: Annotated[Path, typer.Option("--run", metavar="FILE", help="The TREC run to reorder.")],
     output: OutputRun,
-    top_k: TopK = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", "-k", min=0, help="Documents wanted of each query; default: all of them.")
+    ] = None,
     budget_ms: BudgetMs = None,
     no_budget: NoBudget = False,
 ) -> None:
@@ -32,21 +36,28 @@ def rerank(
     Example: cascade rerank --config configs/two-stage.yaml --corpus corpus.jsonl --queries queries.jsonl --run in.trec
     --output out.trec
     """
+    if all(entry.role in ("retriever", "fuser") for entry in load_config(config).stages):
+        raise InputError(
+            f"{config}: expected a cascade with a reranker, got none; there is nothing to reorder a run by"
+        )
     texts = {query.query_id: query for query in read_queries(queries)}
     candidates = read_run(run)
     missing = sorted(set(candidates) - set(texts))
     if missing:
-        raise InputError(
-            f"{run}: query {missing[0]!r} is not in {queries} (and {len(missing) - 1} more); give its queries"
-        )
+        raise InputError(f"{run}: query {missing[0]!r}{_and_more(missing)} is not in {queries}; give its queries")
     wanted = {scored.doc_id for found in candidates.values() for scored in found}
     documents = _documents(corpus, wanted, run)
+    passages = {query: [documents[scored.doc_id] for scored in found] for query, found in candidates.items()}
+    for query_id, given in passages.items():
+        try:
+            as_documents(given)
+        except InputError as error:
+            raise InputError(f"{run}: query {query_id!r}: {error}") from error
     granted = None if budget_ms is None else budget(budget_ms, no_budget)
     degraded = 0
     with Cascade.from_yaml(config) as engine, write_run(output, engine.plan.name) as writer, progress_bar() as told:
-        for done, (query_id, found) in enumerate(candidates.items(), start=1):
-            passages = [documents[scored.doc_id] for scored in found]
-            ranking = engine.rerank(texts[query_id], passages, top_k=top_k, budget_ms=granted)
+        for done, (query_id, given) in enumerate(passages.items(), start=1):
+            ranking = engine.rerank(texts[query_id], given, top_k=top_k, budget_ms=granted)
             writer.write(query_id, [(hit.doc_id, hit.score) for hit in ranking])
             degraded += ranking.degraded
             told("queries", done, len(candidates))
@@ -60,7 +71,9 @@ def _documents(corpus: Path, wanted: set[str], run: Path) -> dict[str, Document]
             found[sourced.document.doc_id] = sourced.document
     missing = sorted(wanted - set(found))
     if missing:
-        raise InputError(
-            f"{run}: document {missing[0]!r} is not in {corpus} (and {len(missing) - 1} more); give its corpus"
-        )
+        raise InputError(f"{run}: document {missing[0]!r}{_and_more(missing)} is not in {corpus}; give its corpus")
     return found
+
+
+def _and_more(missing: list[str]) -> str:
+    return f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from cascade.cli.output import say
 from cascade.registry import Registry
 from cascade.schema import json_schema
 
@@ -13,4 +14,7 @@ def schema() -> None:
 
     Example: cascade schema > cascade.schema.json
     """
-    print(json.dumps(json_schema(Registry()), indent=2))
+    registry = Registry()
+    print(json.dumps(json_schema(registry), indent=2))
+    for error in registry.usable()[1]:
+        say(f"left out: {error}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from cascade.cli.output import show
+from cascade.cli.output import say, show
 from cascade.registry import Registry
 
 
@@ -17,7 +17,9 @@ def stages() -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("kind", "role", "what it does"):
         table.add_column(name)
-    for name in registry.names():
-        kind = registry.get(name)
-        table.add_row(name, "by settings" if callable(kind.role) else kind.role, kind.summary)
+    kinds, wrong = registry.usable()
+    for kind in kinds:
+        table.add_row(kind.kind, "by settings" if callable(kind.role) else kind.role, kind.summary)
     show(table)
+    for error in wrong:
+        say(f"cannot be used: {error}")

@@ -33,7 +33,12 @@ def tune(
     budget_ms: Annotated[float, typer.Option("--budget-ms", metavar="MS", help="What the percentile has to meet.")],
     out: Annotated[
         Path,
-        typer.Option("--out", metavar="FILE", help="Of the tuned cascade; NAME.front.json, .html and .png beside."),
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="Of the tuned cascade. Beside it: NAME.front.json, .html and .png; NAME.study.jsonl, what was tried, "
+            "so that the study can go on; NAME.verified.json of --verify.",
+        ),
     ],
     percentile: Annotated[float, typer.Option("--percentile", help="Of the latency.")] = 95.0,
     measure: Annotated[str, typer.Option("--measure", "-m", help="Of quality.")] = "nDCG@10",
@@ -48,13 +53,16 @@ def tune(
     trials: Annotated[int, typer.Option("--trials", min=1, help="Cascades to try at most.")] = TRIALS,
     sampler: Annotated[str, typer.Option("--sampler", help="Of spaces larger than --trials: tpe or nsga2.")] = "tpe",
     processes: Annotated[int, typer.Option("--processes", min=1, help="That share the work.")] = 1,
-    seed: Annotated[int, typer.Option("--seed", help="Of the sampler and the split of the queries.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the sampler and the split of the queries.")] = 0,
     partial: Annotated[
         bool, typer.Option("--partial", help="Leave out judgments of queries that were not recorded.")
     ] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Run the best cascades live; needs --index.")] = False,
     index: Annotated[Path | None, typer.Option("--index", "-i", metavar="DIR", help="The recorded index.")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Of each task, with --verify.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, help="Of each task, with --verify; default: as many as were recorded with."),
+    ] = None,
 ) -> None:
     """Finds the best cascade for a latency budget by replaying a recording, without running any model.
 
@@ -69,8 +77,9 @@ def tune(
     if not out.parent.is_dir():
         raise InputError(f"{out}: expected an existing folder {out.parent}, found none; create it first")
     recorded = Recording.load(recording)
-    if index is not None:
-        recorded.require_index(Index.open(index), str(index))
+    opened = None if index is None else Index.open(index)
+    if opened is not None:
+        recorded.require_index(opened, str(index))
     goal = Goal(budget_ms, percentile, measure, confidence)
     limits_ms = budgets_ms(budget_ms)
     chosen_space = (
@@ -94,9 +103,9 @@ def tune(
             progress=lambda done, total: told("cascades", done, total),
         )
     _write(tuned, out)
-    if verify and index is not None:
+    if verify and opened is not None:
         judgments = Judgments.of(judged, recorded, partial=partial)
-        _verify(tuned, out, judgments, Index.open(index), threads)
+        _verify(tuned, out, judgments, opened, threads)
 
 
 def _seeds(space: SearchSpace) -> list[CascadeConfig]:

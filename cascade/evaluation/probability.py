@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -18,6 +17,7 @@ from cascade.errors import InputError
 from cascade.planner import PlannedStage
 from cascade.ranking import best_passages
 from cascade.types import Qrel, Scores
+from cascade.yamltree import scalar
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Flags: TypeAlias = npt.NDArray[np.bool_]
@@ -78,7 +78,7 @@ class Calibrated:
 
     def yaml(self) -> str:
         """The line for the stage's settings."""
-        return "probability: " + json.dumps(self.probability.model_dump(exclude_none=True))
+        return "probability: " + scalar(self.probability.model_dump(exclude_none=True, mode="json"))
 
 
 class LastScores:

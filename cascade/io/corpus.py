@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -76,16 +75,6 @@ class Corpus:
     def records(self) -> Iterator[Record]:
         """Every record as it was read: its place and its fields by name."""
         return _READERS[self.kind](self.path, self.max_bytes)
-
-    def place(self, position: int) -> str:
-        """Where the document stands that iteration gives at ``position`` (from 0), found by reading up to it.
-
-        Raises:
-            IndexError: there are fewer documents.
-        """
-        for place, _ in islice(self.records(), position, None):
-            return place
-        raise IndexError(f"{self.path} has no document at position {position}")
 
     @property
     def files(self) -> Sequence[Path]:

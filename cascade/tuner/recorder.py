@@ -134,7 +134,7 @@ def record(
         queries: with distinct ids.
         out: the file to write; parts of it lie in ``<out>.parts`` until it is complete.
         depth: documents of each retriever.
-        force: replace a file that is there, and forget interrupted work.
+        force: replace a file that is there, and interrupted work that is of another recording.
         clock: time; the machine's by default.
         progress: told how many of how many queries are safely written.
 
@@ -151,7 +151,7 @@ def record(
     header = subject.header(queries, depth)
     parts = _parts_folder(out, header, force)
     recorder = _Recorder(subject.cascade, depth, MonotonicClock() if clock is None else clock)
-    _require_same_models(parts, recorder, queries[0])
+    _require_same_models(parts, recorder, queries[0], force)
     paths = []
     for number, start in enumerate(range(0, len(queries), CHUNK)):
         chunk = queries[start : start + CHUNK]
@@ -178,14 +178,15 @@ def require_new(out: Path, force: bool) -> None:
 def _parts_folder(out: Path, header: Header, force: bool) -> Path:
     """The folder of the parts, which belong to exactly this recording."""
     folder = out.with_name(out.name + ".parts")
-    if force and folder.exists():
-        shutil.rmtree(folder)
     folder.mkdir(exist_ok=True)
     for path in sorted(folder.glob("part-*.parquet"))[:1]:
         _, begun = read_table(path)
         fields = type(header).model_fields
         other = [name for name in fields if getattr(begun, name) != getattr(header, name)]
-        if other:
+        if other and force:
+            shutil.rmtree(folder)
+            folder.mkdir()
+        elif other:
             raise InputError(
                 f"{folder}: holds an interrupted recording that differs in {', '.join(other)}; "
                 f"finish that one, or begin anew with --force"
@@ -193,8 +194,8 @@ def _parts_folder(out: Path, header: Header, force: bool) -> Path:
     return folder
 
 
-def _require_same_models(parts: Path, recorder: _Recorder, query: Query) -> None:
-    """Makes sure that the stages still score the first query as the parts say.
+def _require_same_models(parts: Path, recorder: _Recorder, query: Query, force: bool) -> None:
+    """Makes sure that the stages still score the first query as the parts say; if not, with ``force``, they are gone.
 
     Raises:
         InputError: a stage gives other scores.
@@ -207,7 +208,10 @@ def _require_same_models(parts: Path, recorder: _Recorder, query: Query) -> None
     again: Columns = {}
     recorder.query(query, again)  # batched as it was then, right after the warm-up
     other = changed(header, table, again)
-    if other:
+    if other and force:
+        shutil.rmtree(parts)
+        parts.mkdir()
+    elif other:
         raise InputError(
             f"{parts}: holds an interrupted recording by other models: {', '.join(other)} now score otherwise; "
             f"bring back the models of then, or begin anew with --force"

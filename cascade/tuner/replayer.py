@@ -243,10 +243,7 @@ class Replayer:
         if record.refused:
             return _Answer(query, np.empty(0, np.int32), math.inf, True, True, nothing, [0.0] * len(planned.stages))
         trace = record.run.trace
-        failed = any(
-            stage.on_overrun == "fail" and part.reason == "budget"
-            for stage, part in zip(planned.stages, trace.stages, strict=False)
-        )
+        failed = record.run.overran
         best = best_passages(record.order, self._collection, planned.stages[-1].top_k)
         rows = best.rows[:0] if failed else self._probable(best, planned)
         scored = [part.scored for part in trace.stages] + nothing[len(trace.stages) :]

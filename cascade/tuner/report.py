@@ -14,6 +14,7 @@ from cascade.schema import CascadeConfig, StageEntry
 from cascade.tuner.choice import Goal
 from cascade.tuner.front import FrontPoint
 from cascade.tuner.tuning import Tuned, Worth, budgets_ms
+from cascade.yamltree import scalar
 
 LITTLE = 0.002
 """Quality that nobody would pay for."""
@@ -28,14 +29,14 @@ def to_yaml(config: CascadeConfig, comments: list[str]) -> str:
     """
     top = {"version": 1, **config.settings.model_dump(mode="json", exclude_defaults=True, exclude={"version"})}
     lines = [*(f"# {line}".rstrip() for line in comments)]
-    lines += [f"{key}: {json.dumps(value)}" for key, value in top.items()]
+    lines += [f"{key}: {scalar(value)}" for key, value in top.items()]
     lines.append("stages:")
     for entry in config.stages:
         if not entry.retrievers:
             lines.append(f"  - {_flow(_settings(entry))}")
             continue
         outer = {key: value for key, value in _settings(entry).items() if key != "retrievers"}
-        first, *others = [f"{key}: {json.dumps(value)}" for key, value in outer.items()]
+        first, *others = [f"{key}: {scalar(value)}" for key, value in outer.items()]
         lines += [f"  - {first}", *(f"    {other}" for other in others), "    retrievers:"]
         lines += [f"      - {_flow(_settings(inner))}" for inner in entry.retrievers]
     return "\n".join(lines) + "\n"
@@ -107,7 +108,7 @@ def _settings(entry: StageEntry) -> dict[str, Any]:
 
 
 def _flow(values: Mapping[str, Any]) -> str:
-    return "{" + ", ".join(f"{key}: {json.dumps(value)}" for key, value in values.items()) + "}"
+    return "{" + ", ".join(f"{key}: {scalar(value)}" for key, value in values.items()) + "}"
 
 
 def to_json(tuned: Tuned) -> dict[str, Any]:

@@ -85,13 +85,14 @@ def verify(
         index: that was recorded.
         measure: of quality.
         percentile: of latency.
-        threads: of each task, as when it was recorded.
+        threads: of each task; as many as when it was recorded by default.
         progress: told how many of how many cascades are done.
 
     Raises:
         InputError: the index is not the recorded one.
     """
     recording.require_index(index)
+    threads = recording.header.threads if threads is None else threads
     replayer = Replayer(recording, judgments, (measure,))
     queries = [query for query, judged in zip(recording.queries, judgments.judged, strict=True) if judged]
     warm_up = [queries[position] for position in spread(len(queries), WARM_UP)]
@@ -109,9 +110,10 @@ def verify(
             for query in queries:
                 try:
                     ranking = engine.search(query, budget_ms=FROM_CONFIG)
-                except DeadlineExceeded as error:
+                    run[query.query_id] = [hit.doc_id for hit in ranking]
+                except DeadlineExceeded as error:  # no answer, to whoever asked; as in replay
                     ranking = error.ranking
-                run[query.query_id] = [hit.doc_id for hit in ranking]
+                    run[query.query_id] = []
                 seconds.append(ranking.trace.seconds)
         pace = float(np.median(taken_s / replayer.unlimited_s(config, numbers)))
         replayed = replayer.served(config, warm_up=numbers, settling=SETTLING, pace=pace)

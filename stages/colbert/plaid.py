@@ -29,7 +29,7 @@ from cascade.types import Query, Rows, Scores
 from stages.colbert.checkpoint import read_format
 from stages.colbert.encoder import TokenEncoder, encoder_of
 from stages.colbert.settings import ColbertSettings, missing_packages
-from stages.models import fingerprint, locate
+from stages.models import HFTokenizer, fingerprint, locate
 from stages.models.layout import read_config
 from stages.models.weights import BASE_KEY, export_folder
 
@@ -62,6 +62,11 @@ class PlaidStage(Stage):
         self._encoder = encoder_of(settings, folder)
         self._passage_tokens = settings.max_passage_tokens or form.passage_tokens
         self._query_tokens = settings.max_query_tokens or form.query_tokens
+
+    @property
+    def tokenizer(self) -> HFTokenizer:
+        """The checkpoint's own: documents beyond its window are split, since colbert-ai would cut them off."""
+        return self._encoder.tokenizer
 
     def fingerprint(self) -> str:
         """Identifies the weights, and how much of a passage they read."""

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from cascade.errors import ModelError
 from cascade.stage import Context, Role, StageSettings, index_field
-from stages.colbert.checkpoint import read_format
-from stages.models import ModelRef, check, locate
+from stages.colbert.checkpoint import UNTRAINED, read_format
+from stages.models import ModelRef, check, locate, scores_pairs
 from stages.runtimes import RuntimeName, runtime_problems
 
 _PLAID_PACKAGES = {"colbert": "colbert-ai", "faiss": "faiss-cpu", "ninja": "ninja"}
@@ -90,7 +90,10 @@ def _model_problems(settings: ColbertSettings, context: Context) -> Sequence[tup
     if settings.model.startswith("hf:"):
         return []
     try:
-        form = read_format(locate(settings.model, context))
+        folder = locate(settings.model, context)
+        form = read_format(folder)
+        if form.kind == UNTRAINED and scores_pairs(folder):
+            return [("model", "expected an encoder of texts, got a model that scores pairs; take kind: cross_encoder")]
     except ModelError as error:
         return [("model", str(error))]
     if settings.backend == "plaid" and form.kind != "colbert-ai":

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from cascade.stage import Context, Stage, StageKind, StageSettings, index_field
-from stages.models import ModelRef, check
+from stages.models import ModelRef, check, locate, scores_pairs
 from stages.runtimes import RuntimeName, runtime_problems
 
 
@@ -36,6 +36,8 @@ class DenseSettings(StageSettings):
 def _check(settings: DenseSettings, context: Context) -> Sequence[tuple[str, str]]:
     problems: list[tuple[str, str]] = []
     wrong = check(settings.model, context)
+    if wrong is None and not settings.model.startswith("hf:") and scores_pairs(locate(settings.model, context)):
+        wrong = "expected an encoder of texts, got a model that scores pairs; take kind: cross_encoder"
     if wrong is not None:
         problems.append(("model", wrong))
     if settings.search == "hnsw" and importlib.util.find_spec("faiss") is None:

@@ -21,7 +21,7 @@ from cascade.types import Query, Rows, Scores, TokenIds
 from stages.listwise.kind import ListwiseSettings
 from stages.models import HFTokenizer, Layout, layout, load_cross_encoder, locate, longest_input
 from stages.models.joint import JointEncoder, WindowScorer
-from stages.models.layout import JOINT_ENCODER, read_config
+from stages.models.layout import JOINT_ENCODER, PASSAGES_AT_ONCE, read_config
 from stages.runtimes import Runtime, load_runtime
 from stages.runtimes.choice import Ints
 
@@ -37,6 +37,11 @@ class ListwiseStage(Stage):
             raise ModelError(
                 f"{settings.model}: expected a joint encoder, the only architecture that reads several passages at "
                 "once, got a sequence classifier; use it with kind: cross_encoder"
+            )
+        if PASSAGES_AT_ONCE not in read_config(folder):
+            raise ModelError(
+                f"{settings.model}: expected a ranker that has learned to read several passages at once, got one that "
+                "reads one; use it with kind: cross_encoder"
             )
         longest = max(settings.max_passage_tokens, settings.max_query_tokens)
         self._layout = layout(folder)

@@ -58,6 +58,8 @@ class TorchStates:
 class BatchStates:
     """A loaded encoder of transformers for batches of passages: in float16 on the first GPU, else as it is.
 
+    In float32 from where float16 does not hold its values.
+
     Args:
         model: in evaluation mode; stays as it is.
         device: as torch calls it; None for the first GPU, or the CPU where there is none.
@@ -73,8 +75,15 @@ class BatchStates:
         if self._moved is None:  # not before there are passages to encode: a service that only searches has none
             self._moved = self._model if self.device == "cpu" else copy.deepcopy(self._model).to(self.device).half()
         with torch.inference_mode():
-            out = self._moved(input_ids=ids.to(self.device), attention_mask=mask.to(self.device))
-            states: torch.Tensor = out.last_hidden_state.float().cpu()
+            states = self._forward(self._moved, ids, mask)
+            if self._moved is not self._model and not torch.isfinite(states).all():  # beyond what float16 holds
+                self._moved = copy.deepcopy(self._model).to(self.device)
+                states = self._forward(self._moved, ids, mask)
+        return states
+
+    def _forward(self, model: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        out = model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device))
+        states: torch.Tensor = out.last_hidden_state.float().cpu()
         return states
 
 

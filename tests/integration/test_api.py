@@ -7,14 +7,16 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cascade import FROM_CONFIG, Cascade, Document, Index, Query, Ranking, Registry, parse_config
+from cascade import FROM_CONFIG, Cascade, Document, Index, Query, Ranking, Registry, api, parse_config
 from cascade.api import index_corpus
 from cascade.errors import BadIndex, Cancelled, CascadeError, IndexMismatch, IndexMissing, InputError, StageError
 from cascade.io import read_corpus
@@ -43,6 +45,29 @@ def reranker() -> Any:
 
 def ids(ranking: Ranking) -> list[str]:
     return [hit.doc_id for hit in ranking]
+
+
+def test_impossible_numbers_of_workers_are_refused() -> None:
+    for name, number in (("workers", 0), ("threads", -1), ("workers", True)):
+        with pytest.raises(InputError, match=f"{name}: expected an integer >= 1"):
+            Cascade(parse_config(RERANKERS), **{name: number})
+
+
+def test_what_one_engine_keeps_from_garbage_collection_another_does_not_give_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    called: list[str] = []
+    fake = SimpleNamespace(**{name: partial(called.append, name) for name in ("collect", "freeze", "unfreeze")})
+    monkeypatch.setattr(api, "gc", fake)
+    monkeypatch.setattr(api, "_freezers", 0)
+    limited = parse_config(RERANKERS.replace("name: texts", "name: texts\nbudget_ms: 1000"))
+    old, unlimited = Cascade(limited), Cascade(parse_config(RERANKERS))
+    new = Cascade(limited)
+    for engine in (old, old, unlimited):
+        engine.close()
+    assert called == ["collect", "freeze"] * 2
+    new.close()
+    assert called[4:] == ["unfreeze"]
 
 
 # Answers

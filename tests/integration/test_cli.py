@@ -393,7 +393,10 @@ def test_calibrate_writes_the_profile_that_search_finds(
     ran = cli("calibrate", "-c", words, "-i", index)
     assert ran.code == 0
     assert ran.err.startswith(f"{index / 'costs.json'}: ")
-    assert all(": 32 pairs of 128 tokens " in line for line in ran.out.splitlines())
+    assert [line.rpartition(" ms; ")[0].rpartition(" ")[0] for line in ran.out.splitlines()] == [
+        "words, encode: a question",
+        "words, search: a range of the index",
+    ]
     assert costs() == "warm-up"
 
 

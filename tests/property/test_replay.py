@@ -178,6 +178,13 @@ def test_what_was_scored_in_vain_by_a_stage_that_skips_is_forgotten_alike(made: 
     assert partly > 0
 
 
+def test_a_query_that_ends_in_a_retriever_without_time_has_no_answer(made: Recorded) -> None:
+    retrievers = [{**WORDS, "top_k": 30}, {**MEANING, "top_k": 30, "budget_ms": 0.001, "on_overrun": "fail"}]
+    fusion = {"name": "hybrid", "kind": "fusion", "top_k": 30, "retrievers": retrievers}
+    config = config_of(json.dumps({"version": 1, "name": "fails", "stages": [fusion]}), made.machine)
+    assert not any(made.replayer().rankings(config).values())
+
+
 @pytest.mark.parametrize("budget_ms", [None, 30])
 def test_what_is_too_improbable_is_left_out_alike(made: Recorded, budget_ms: int | None) -> None:
     """Also where the time was short, so that some documents keep the score of an earlier stage."""

@@ -171,7 +171,7 @@ def test_the_readme_says_what_does_not_hold() -> None:
     assert "| off | 20 | 30 | 29 | **no** |" in lines
     held = "1 of 2 within 10% of the latency and 0.005 of the quality."
     assert f"{held} Measured once more, 1 of them are that far from what they were themselves." in lines
-    assert "(benchmarks/results/tuning-demo.png)" in text
+    assert "(results/tuning-demo.png)" in text
 
 
 BM25 = """

@@ -399,6 +399,16 @@ def test_where_the_first_retriever_fails_the_next_one_has_to_find_something():
     assert [(inner.scored, inner.reason) for inner in trace.retrievers] == [(0, "failed"), (100, "complete")]
 
 
+def test_a_retriever_without_which_there_is_to_be_no_answer_ends_its_fusion_too():
+    pair = [stage("x", FakeRetriever(N, 25, 1), 30), stage("y", FakeRetriever(N, 25, 2), 30, on_overrun="fail")]
+    opened = cascade(stage("rrf", FakeFuser(), 40, retrievers=pair), passages=N)
+    run = answer(opened, 0.1, real=costs_of(opened) | {"y/encode": Rates(fixed_s=1.0)})
+    assert run.overran
+    assert [(trace.name, trace.reason) for trace in run.trace.stages] == [("rrf", "budget")]
+    with pytest.raises(DeadlineExceeded, match="stage 'y' ran out of time"):
+        run.result()
+
+
 def test_a_fusion_whose_retrievers_all_failed_has_failed():
     pair = [stage("x", FakeRetriever(N, fault=raises), 30), stage("y", FakeRetriever(N, fault=raises), 30)]
     opened = cascade(stage("rrf", FakeFuser(), 40, retrievers=pair), passages=N)

@@ -118,16 +118,13 @@ def test_links_inside_the_folder_neither_loop_nor_hide_files(tmp_path: Path) -> 
     assert documents(tmp_path) == [Document("seen.txt", "r")]
 
 
-def test_every_iteration_starts_anew_and_place_finds_a_position(tmp_path: Path) -> None:
+def test_every_iteration_starts_anew(tmp_path: Path) -> None:
     path = write(tmp_path / "c.jsonl", TWO_LINES)
     corpus = read_corpus(path)
     first = iter(corpus)
     next(first)
     assert [item.document.doc_id for item in corpus] == ["a", "7"]
     assert next(first).document.doc_id == "7"
-    assert corpus.place(1) == f"{path}:3"
-    with pytest.raises(IndexError):
-        corpus.place(2)
 
 
 def test_fingerprint_changes_with_the_files_and_not_with_the_folder(tmp_path: Path) -> None:

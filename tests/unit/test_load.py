@@ -205,6 +205,19 @@ def test_a_model_that_is_not_there(model: str, message: str) -> None:
     assert line.startswith(f"f.yaml:4: stages[0].model: {message}")
 
 
+@pytest.mark.parametrize("kind", ["dense", "colbert"])
+def test_a_model_that_scores_pairs_encodes_no_texts(kind: str) -> None:
+    first = "{name: a, kind: bm25, top_k: 9}\n  - " if kind == "colbert" else ""
+    (line,) = problems(stages(f"{first}{{name: b, kind: {kind}, model: bundled:cross-encoder, top_k: 5}}"))
+    assert line.endswith("model: expected an encoder of texts, got a model that scores pairs; take kind: cross_encoder")
+
+
+def test_what_comes_with_the_package_is_loaded_by_name() -> None:
+    assert load_config("bundled:two-stage").settings.name == "two-stage"
+    with pytest.raises(ConfigError, match="no cascade 'two-stages' comes with the package; there are default,"):
+        load_config("bundled:two-stages")
+
+
 def test_relative_models_are_looked_for_beside_the_file(tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
     path.write_text(stages("{name: a, kind: dense, model: weights/mine, top_k: 5}"))

@@ -73,6 +73,9 @@ def test_a_kind_that_does_not_import_names_its_module_and_leaves_the_others_alon
     with pytest.raises(UnknownKind, match="'broken' is offered by no_such_module_anywhere:KIND, which does not import"):
         registry.get("broken")
     assert registry.get("bm25").kind == "bm25"
+    kinds, (wrong,) = registry.usable()
+    assert [kind.kind for kind in kinds] == ["bm25"]
+    assert "no_such_module_anywhere" in str(wrong)
 
 
 def test_something_else_than_a_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cascade.errors import ConfigError, Problem
-from cascade.yamltree import MAX_BYTES, MAX_DEPTH, MAX_VALUES, Tree, parse_yaml, render, show
+from cascade.yamltree import MAX_BYTES, MAX_DEPTH, MAX_VALUES, Tree, parse_yaml, render, scalar, show
 
 
 def only_problem(text: str) -> Problem:
@@ -141,3 +143,13 @@ def test_values_are_quoted_as_yaml_says_them(value: object, shown: str) -> None:
 
 def test_long_values_are_cut() -> None:
     assert len(show("x" * 10_000)) == 80
+
+
+TEXTS = st.text('aé😀"\\\n\t:#')
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS
+
+
+@given(st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3)))
+def test_a_written_value_is_read_back(value: object) -> None:
+    """JSON's own 5e-05 would come back as text, and its halves of an emoji apart."""
+    assert yaml.safe_load(scalar(value)) == value
