@@ -158,7 +158,7 @@ def _measured(name: str, work: Path, threads: int) -> dict[str, Any]:
     try:
         score = CONTESTANTS[name](work / "model", questions, threads)
     except (ImportError, ModelError) as error:
-        return {"missing": str(error)}
+        return {"missing": str(error).replace(str(work / "model"), "the model")}
     for question in questions:  # kernels are compiled for every shape
         score(question)
     pairs, seconds = sum(len(question.passages) for question in questions), []

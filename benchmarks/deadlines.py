@@ -114,6 +114,7 @@ def main() -> int:
             "runtimes": used,
             "whole answers per s": whole,
             "lost beside loops that count": busy,
+            "heartbeat has real-time priority": stalls.real_time,
             "cells": cells,
             "goals": reached,
         },

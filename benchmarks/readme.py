@@ -212,6 +212,9 @@ def main() -> int:
     pages = {path: path.read_text() for path in PAGES}
     new = {path: filled(page) for path, page in pages.items()}
     if arguments.check:
+        for path, page in new.items():
+            if page != pages[path]:
+                print(f"{path.relative_to(ROOT)}: a table is not that of benchmarks/results", file=sys.stderr)
         return int(pages != new)
     for path, page in new.items():
         path.write_text(page)

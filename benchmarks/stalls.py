@@ -2,7 +2,8 @@
 
 A rented machine may do so whenever it is busy, for a tenth of a second at a time, and says nothing of it: the time
 counts as processor time of whoever runs. The heartbeat sleeps a millisecond, then does a fixed piece of work, and looks
-at two clocks. It has woken late: the machine stood still. Or the work took more than twice its usual *processor* time,
+at two clocks. It has woken late: the machine stood still; for the heartbeat has real-time priority where the system
+allows that, and waits for no other process or thread. Or the work took more than twice its usual *processor* time,
 which does not count while another thread has the core: the machine ran at that share of its usual speed.
 
 Whether that is the machine or its load shows ``busy_loss``, the same beside loops that only count.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -44,6 +46,8 @@ class Stalls:
         """
         self._connection = connection
         self._seen: list[Loss] = []
+        self.real_time = False
+        """Whether the heartbeat waits for nobody; else what it waits behind the measured program counts as lost."""
         self._ask()
 
     def between(self, start_s: float, end_s: float) -> float:
@@ -67,11 +71,14 @@ def heartbeat() -> Iterator[Stalls]:
     """A process that beats until the block ends."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=beat, args=(theirs,), daemon=True)
+    process = context.Process(target=_beat_first, args=(theirs,), daemon=True)
     process.start()
     theirs.close()
     try:
-        yield Stalls(ours)
+        stalls = Stalls(ours)
+        if hasattr(os, "sched_getscheduler") and process.pid is not None:
+            stalls.real_time = os.sched_getscheduler(process.pid) == os.SCHED_FIFO
+        yield stalls
     finally:
         process.terminate()
         process.join()
@@ -93,6 +100,12 @@ def busy_loss(stalls: Stalls, seconds: float = 10.0) -> float:
         for process in counting:
             process.terminate()
             process.join()
+
+
+def _beat_first(connection: Connection) -> None:
+    with contextlib.suppress(AttributeError, OSError):  # not Linux, or not allowed
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    beat(connection)
 
 
 def beat(
