@@ -31,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cascade.errors import ConfigError, InputError, Problem
 from cascade.explain import explain
+from cascade.load import read_yaml
 from cascade.planner import plan
 from cascade.registry import Registry
 from cascade.schema import CascadeConfig, CascadeSettings, Slack, StageEntry
@@ -134,11 +135,7 @@ class SearchSpace:
             ConfigError: the file is not a search space.
             InputError: it does not fit the recording.
         """
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(str(path), [Problem("", f"cannot be read: {error}; expected a YAML file")]) from error
-        tree = parse_yaml(text, str(path))
+        tree = parse_yaml(read_yaml(path), str(path))
         problems, settings = list(tree.problems), None
         try:
             settings = SpaceSettings.model_validate(tree.data)
