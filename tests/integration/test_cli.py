@@ -394,8 +394,8 @@ def test_calibrate_writes_the_profile_that_search_finds(
     assert ran.code == 0
     assert ran.err.startswith(f"{index / 'costs.json'}: ")
     assert [line.rpartition(" ms; ")[0].rpartition(" ")[0] for line in ran.out.splitlines()] == [
-        "words, encode: a question",
-        "words, search: a range of the index",
+        "bm25, encode: a question",
+        "bm25, search: a range of the index",
     ]
     assert costs() == "warm-up"
 
