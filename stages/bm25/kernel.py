@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
-import numba
 import numpy as np
 import numpy.typing as npt
 
-F = TypeVar("F", bound=Callable[..., Any])
+from stages.compiled import compiled
 
 
-def _compiled(function: F) -> F:
-    try:
-        return cast(F, numba.njit(nogil=True, cache=True)(function))
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written to
-        return cast(F, numba.njit(nogil=True)(function))
-
-
-@_compiled
+@compiled
 def spans(
     indptr: npt.NDArray[np.int64], rows: npt.NDArray[np.int32], terms: npt.NDArray[np.int64], start: int, stop: int
 ) -> npt.NDArray[np.int64]:
@@ -32,7 +21,7 @@ def spans(
     return found
 
 
-@_compiled
+@compiled
 def accumulate(
     rows: npt.NDArray[np.int32],
     impacts: npt.NDArray[np.float32],
@@ -48,7 +37,7 @@ def accumulate(
             scores[rows[j] - start] += weight * impacts[j]
 
 
-@_compiled
+@compiled
 def first_bad_posting(
     indptr: npt.NDArray[np.int64], rows: npt.NDArray[np.int32], values: npt.NDArray[np.float32], n_rows: int
 ) -> int:

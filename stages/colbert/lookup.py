@@ -20,8 +20,8 @@ from numba.extending import intrinsic
 
 from cascade.types import Scores
 from stages.colbert.codec import HEAD_BYTES, SCALES, Codec, Records
-from stages.colbert.compiled import compiled
 from stages.colbert.maxsim import WORST_SIMILARITY
+from stages.compiled import compiled
 
 LANES = 32
 """Query tokens in one row of the table; a query of more has several tables."""

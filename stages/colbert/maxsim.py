@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade.types import Scores
-from stages.colbert.compiled import compiled
+from stages.compiled import compiled
 
 Floats: TypeAlias = npt.NDArray[np.float16] | npt.NDArray[np.float32]
 Compute: TypeAlias = Literal["float32", "bfloat16"]

@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from stages.colbert.compiled import compiled
+from stages.compiled import compiled
 
 _TINY = 1e-12
 

@@ -10,13 +10,11 @@ Compressed, a row of ``vectors.npy`` is a record of bytes, and ``codec.safetenso
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +23,7 @@ from cascade.errors import IndexCorrupt
 from cascade.types import Rows
 from stages.colbert.codec import Bits, Records, centroids_of, read_codec, record_bytes
 from stages.colbert.maxsim import Floats
+from stages.npy import header, sync
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +148,7 @@ class Writer:
         plan = hashlib.sha256(self._offsets.tobytes())
         plan.update(repr((dim, self._dtype.str, source)).encode())
         self._plan = plan.hexdigest()
-        self._header = _header(self._dtype, (int(self._offsets[-1]), dim))
+        self._header = header(self._dtype, (int(self._offsets[-1]), dim))
         self._row_bytes = dim * self._dtype.itemsize
         self._done = self._resume()
 
@@ -167,7 +166,7 @@ class Writer:
         with (self._directory / _VECTORS).open("r+b") as file:
             file.seek(len(self._header) + begin * self._row_bytes)
             file.write(vectors.astype(self._dtype).tobytes())
-            _sync(file)
+            sync(file)
         self._record(stop)
 
     def finish(self) -> None:
@@ -192,11 +191,11 @@ class Writer:
     def _allocate(self) -> None:
         with (self._directory / _OFFSETS).open("wb") as file:
             np.save(file, self._offsets)
-            _sync(file)
+            sync(file)
         with (self._directory / _VECTORS).open("wb") as file:
             file.write(self._header)
             file.truncate(self._file_bytes())
-            _sync(file)
+            sync(file)
 
     def _file_bytes(self) -> int:
         return len(self._header) + int(self._offsets[-1]) * self._row_bytes
@@ -206,7 +205,7 @@ class Writer:
         beside = path.with_suffix(".new")
         with beside.open("w") as file:
             json.dump({"plan": self._plan, "rows": rows}, file)
-            _sync(file)
+            sync(file)
         beside.replace(path)
 
 
@@ -236,16 +235,3 @@ def mapped(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDAr
             f"{path}: expected {dtype} {list(shape)}, got {array.dtype} {list(array.shape)}; rebuild the index"
         )
     return np.asarray(array)
-
-
-def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """What an npy file of an array of this type and shape begins with."""
-    file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": shape})
-    return file.getvalue()
-
-
-def _sync(file: IO[Any]) -> None:
-    """Has what was written so far on the disk."""
-    file.flush()
-    os.fsync(file.fileno())

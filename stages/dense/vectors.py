@@ -16,6 +16,7 @@ import torch
 from cascade.errors import IndexCorrupt, ModelError
 from cascade.stage import Progress
 from cascade.types import Rows, Scores
+from stages.npy import header, sync
 
 VECTORS = "vectors.npy"
 PROGRESS = "progress.json"
@@ -123,23 +124,23 @@ def write(
     Raises:
         ModelError: a vector does not fit the dtype.
     """
-    header = _header(shape)
+    beginning = header(np.dtype(shape.dtype), (shape.rows, shape.dimension))
     row_bytes = shape.dimension * np.dtype(shape.dtype).itemsize
-    done = _rows_done(directory, shape, header, row_bytes)
+    done = _rows_done(directory, shape, beginning, row_bytes)
     path = directory / VECTORS
     with path.open("r+b" if done else "wb") as file:
         if not done:
             finish(directory)
-            file.write(header)
-        file.truncate(len(header) + done * row_bytes)
+            file.write(beginning)
+        file.truncate(len(beginning) + done * row_bytes)
         file.seek(0, os.SEEK_END)
         for start in range(done, shape.rows, BLOCK):
             stop = min(start + BLOCK, shape.rows)
             file.write(_cast(block(start, stop), shape.dtype).tobytes())
-            _sync(file)
+            sync(file)
             _note(directory, shape, stop)
             progress(stop, shape.rows)
-        _sync(file)
+        sync(file)
 
 
 def finish(directory: Path) -> None:
@@ -154,21 +155,12 @@ def _cast(vectors: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
     return vectors.astype(dtype, copy=False)
 
 
-def _header(shape: Shape) -> bytes:
-    from io import BytesIO
-
-    buffer = BytesIO()
-    described = {"descr": np.dtype(shape.dtype).str, "fortran_order": False, "shape": (shape.rows, shape.dimension)}
-    np.lib.format.write_array_header_1_0(buffer, described)
-    return buffer.getvalue()
-
-
-def _rows_done(directory: Path, shape: Shape, header: bytes, row_bytes: int) -> int:
+def _rows_done(directory: Path, shape: Shape, beginning: bytes, row_bytes: int) -> int:
     path = directory / VECTORS
     try:
         noted = json.loads((directory / PROGRESS).read_text(encoding="utf-8"))
         with path.open("rb") as file:
-            same_header = file.read(len(header)) == header
+            same_header = file.read(len(beginning)) == beginning
         size = path.stat().st_size
     except (OSError, ValueError):
         return 0
@@ -176,7 +168,7 @@ def _rows_done(directory: Path, shape: Shape, header: bytes, row_bytes: int) -> 
         return 0
     done = noted.pop("done", None)
     sound = isinstance(done, int) and 0 <= done <= shape.rows and noted == asdict(shape)
-    return done if sound and same_header and size >= len(header) + done * row_bytes else 0
+    return done if sound and same_header and size >= len(beginning) + done * row_bytes else 0
 
 
 def _note(directory: Path, shape: Shape, done: int) -> None:
@@ -184,10 +176,5 @@ def _note(directory: Path, shape: Shape, done: int) -> None:
     temporary = path.with_suffix(".new")
     with temporary.open("w", encoding="utf-8") as file:
         json.dump({**asdict(shape), "done": done}, file)
-        _sync(file)
+        sync(file)
     temporary.replace(path)
-
-
-def _sync(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())

@@ -9,12 +9,12 @@ import numpy as np
 
 from cascade.errors import ModelError
 from cascade.types import Scores
+from stages import measures
 
 MOST_LOSS = 0.002
 """Of nDCG@10 on judged questions; a form that was only unlucky is refused with the others."""
 LEAST_TAU = 0.9
 """Of Kendall's tau, which needs no judgments and varies little: a faithful int8 form has about 0.97."""
-_DEPTH = 10
 
 
 class Refused(ModelError):
@@ -96,13 +96,9 @@ def kendall_tau(one: Scores, other: Scores) -> float:
 
 
 def ndcg(scores: Scores, relevance: Sequence[int]) -> float:
-    """nDCG@10 with linear gain, as trec_eval has it (Järvelin and Kekäläinen 2002).
+    """nDCG@10, NaN for scores that are not finite.
 
     >>> ndcg(np.array([0.1, 0.9]), [1, 0]).__round__(3)
     0.631
     """
-    gains = np.asarray(relevance, np.float64)
-    discounts = 1 / np.log2(np.arange(2, min(_DEPTH, len(gains)) + 2))
-    found = gains[np.argsort(-scores, kind="stable")][:_DEPTH]
-    best = np.sort(gains)[::-1][:_DEPTH]
-    return float((found * discounts).sum() / (best * discounts).sum()) if np.isfinite(scores).all() else float("nan")
+    return measures.ndcg(scores, np.asarray(relevance, np.float64)) if np.isfinite(scores).all() else float("nan")

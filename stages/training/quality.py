@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from cascade.errors import InputError
 from cascade.types import Rows, Scores
+from stages.measures import ndcg
 from stages.training.collections import Judged
 from stages.training.mining import NONE, Candidates
 
-CUTOFF = 10
 MEAN = "mean"
 """What the mean over collections is called, each counting the same."""
 
@@ -45,20 +45,6 @@ class HeldOut:
             each.setdefault(name, []).append(ndcg(own, gains))
         means = {name: float(np.mean(values)) for name, values in each.items()}
         return {**means, MEAN: float(np.mean(list(means.values())))}
-
-
-def ndcg(scores: Scores, gains: npt.NDArray[np.float64], cutoff: int = CUTOFF) -> float:
-    """Sum of gain / log2(1 + rank) over the best ``cutoff`` by score, divided by the highest such sum.
-
-    Järvelin and Kekäläinen 2002, with the gains as they are; equal scores keep their order.
-
-    >>> ndcg(np.array([2.0, 1.0], np.float32), np.array([0.0, 1.0]))
-    0.6309297535714575
-    """
-    discounts = 1 / np.log2(np.arange(2, min(cutoff, len(gains)) + 2))
-    order = np.argsort(-scores, kind="stable")[: len(discounts)]
-    best = np.sort(gains)[::-1][: len(discounts)]
-    return float((gains[order] * discounts).sum() / (best * discounts).sum())
 
 
 def choose_held_out(

@@ -15,13 +15,14 @@ from rank_bm25 import BM25Okapi
 from cascade.errors import IndexCorrupt, IndexMismatch
 from cascade.stage import Context, Retriever, Stage, Work
 from cascade.types import Query
-from stages.bm25 import KIND, kernel, segments
+from stages.bm25 import KIND, segments
 from stages.bm25.analysis import Analyser
 from stages.bm25.formula import Formula
 from stages.bm25.retriever import Bm25Retriever, best
 from stages.bm25.segments import write_segments
 from stages.bm25.store import build, open_postings
 from stages.bm25.vocabulary import QueryTerms
+from stages.compiled import compiled
 
 WORDS = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay", "koi", "lynx"]
 QUERIES = ["ant", "ant bee lynx", "cat cat cat dog", "koi unheard", "gnu " * 50]
@@ -298,7 +299,7 @@ def test_kernels_compile_where_nothing_can_be_cached():
     names: dict[str, Any] = {}
     exec("def double(x): return 2 * x", names)  # numba has no place to cache a function without a file
 
-    assert kernel._compiled(names["double"])(21) == 42
+    assert compiled(names["double"])(21) == 42
 
 
 def test_an_empty_query_encodes_to_no_terms():

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from cascade.errors import InputError
+from stages.measures import ndcg
 from stages.training.depth import deepest_within
-from stages.training.quality import ndcg
 from stages.training.teachers import SPREAD, ensemble
 
 

@@ -1,4 +1,4 @@
-"""How this package's loops are compiled: without the interpreter's lock, once per machine."""
+"""How loops are compiled: without the interpreter's lock, once per machine."""
 
 from __future__ import annotations
 
