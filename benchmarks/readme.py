@@ -65,7 +65,7 @@ def baseline(result: Mapping[str, Any]) -> str:
 
 
 def budgets(result: Mapping[str, Any]) -> str:
-    """nDCG@10 at every budget, then of everything without one, and what the best of it keeps in which part of the time."""
+    """nDCG@10 at every budget, then of everything without one, and what the best of it keeps in what time."""
     cells = result["cells"]
     systems, at = (list(dict.fromkeys(cell[key] for cell in cells)) for key in ("system", "budget ms"))
     found = {(cell["system"], cell["budget ms"]): f"{cell['nDCG@10']:.3f}" for cell in cells}
