@@ -115,7 +115,13 @@ class Cascade:
         elif costs is not None and not knows_all(costs, measured):
             costs = replace(costs, source=joined([costs.source, "none"]))
         self.costs = CostModel.unknown(self.plan.quantile) if costs is None else CostModel(costs)
-        self._executor = Executor(self.costs, workers=workers, max_waiting=self.plan.max_waiting, clock=self._clock)
+        self._executor = Executor(
+            self.costs,
+            workers=workers,
+            max_waiting=self.plan.max_waiting,
+            clock=self._clock,
+            prepare=self._stages.use_threads,
+        )
         self._observers = Observers(observers)
         self._frozen = _limited(self.plan)
         if self._frozen:

@@ -118,6 +118,7 @@ class Executor:
         max_waiting: int = 1000,
         clock: Clock | None = None,
         health: CircuitBreaker | None = None,
+        prepare: Callable[[], None] = lambda: None,
     ) -> None:
         """Starts the workers.
 
@@ -127,8 +128,10 @@ class Executor:
             max_waiting: queries in the queue beyond which one more is refused.
             clock: time; the machine's by default.
             health: the circuit breakers.
+            prepare: called by every worker thread before its first task.
         """
         self.costs = costs
+        self._prepare = prepare
         self.clock: Clock = MonotonicClock() if clock is None else clock
         self.health = CircuitBreaker(self.clock) if health is None else health
         self.finish_s = FINISH_S / 2
@@ -216,6 +219,7 @@ class Executor:
         worker.thread.start()
 
     def _work(self, worker: _Worker) -> None:
+        self._prepare()
         while entries := self._take(worker):
             tasks = [entry.run.pending for entry in entries]
             if tasks[0] is not None and late(tasks[0], worker.began):

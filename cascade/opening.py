@@ -38,10 +38,18 @@ class LoadedStages:
         """
         if planned.cost_key not in self._stages:
             self._stages[planned.cost_key] = planned.kind.load(planned.settings, self._context)
-            torch = sys.modules.get("torch")  # loaded by a stage, or not needed
-            if torch is not None:
-                torch.set_num_threads(self._threads)
+            self.use_threads()
         return self._stages[planned.cost_key]
+
+    def use_threads(self) -> None:
+        """Has torch use its number of threads in tasks of the calling thread.
+
+        Every thread that works has to say so before it does: otherwise it would start with the number of the moment,
+        which is one while another encodes a query.
+        """
+        torch = sys.modules.get("torch")  # loaded by a stage, or not needed
+        if torch is not None:
+            torch.set_num_threads(self._threads)
 
     def tokenizers(self, *, rerankers_only: bool = False) -> list[Tokenizer]:
         """How the stages read passages."""

@@ -13,7 +13,7 @@ from cascade.clock import Deadline, MonotonicClock, VirtualClock
 from cascade.cost import CostModel
 from cascade.engine import FINISH_S, QueryRun
 from cascade.errors import Cancelled, CascadeError, Overloaded
-from cascade.executor import HUNG_FACTOR, HUNG_UNKNOWN_S, Executor, hangs, is_stuck
+from cascade.executor import HUNG_AFTER_S, HUNG_FACTOR, HUNG_UNKNOWN_S, Executor, hangs, is_stuck
 from cascade.stage import Work
 from cascade.tasks import Healthy, OpenedCascade, Outcome
 from cascade.types import Candidates, Query
@@ -312,6 +312,18 @@ def test_closing_lets_queries_end_and_refuses_new_ones(bench):
     with pytest.raises(CascadeError, match="closed"):
         made.executor.submit(made.run())
     made.executor.close()
+
+
+def test_every_worker_prepares_itself_the_one_that_relieves_another_too(bench):
+    gate, prepared = Hangs(), []
+    made = bench(two_stages(fault=gate), workers=2, prepare=lambda: prepared.append(threading.get_ident()))
+    made.executor.submit(made.run())
+    assert gate.entered.wait(GUARD_S)
+    made.clock.advance(3 * HUNG_AFTER_S)
+    assert made.executor.relieve_stuck() == 1
+    gate.release.set()
+    made.executor.close(GUARD_S)
+    assert len(set(prepared)) == 3
 
 
 def test_a_query_that_was_still_waiting_at_its_deadline_says_so(bench):
