@@ -27,7 +27,9 @@ Loss: TypeAlias = tuple[float, float, float]
 
 BEAT_S = 0.001
 STALL_S = 0.002
-"""A beat that comes later than this was held up."""
+"""A beat that comes later than this was held up by the machine, or by whoever ran before it, ..."""
+REAL_TIME_STALL_S = 0.0005
+"""... and one with real-time priority by the machine."""
 SLOW = 2.0
 """Work that takes more than this many times its usual processor time was slowed down."""
 FIRST_BEATS = 300
@@ -103,9 +105,11 @@ def busy_loss(stalls: Stalls, seconds: float = 10.0) -> float:
 
 
 def _beat_first(connection: Connection) -> None:
+    stall_s = STALL_S
     with contextlib.suppress(AttributeError, OSError):  # not Linux, or not allowed
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    beat(connection)
+        stall_s = REAL_TIME_STALL_S
+    beat(connection, stall_s=stall_s)
 
 
 def beat(
@@ -113,6 +117,7 @@ def beat(
     sleep: Callable[[float], None] = time.sleep,
     now: Callable[[], float] = time.perf_counter,
     processor_s: Callable[[], float] = time.thread_time,
+    stall_s: float = STALL_S,
 ) -> None:
     """Notes every loss, and hands over the new ones when asked, until the other side is gone."""
 
@@ -134,7 +139,7 @@ def beat(
         woke = now()
         taken_s = work_s()
         late_s = woke - before - BEAT_S
-        if late_s > STALL_S:
+        if late_s > stall_s:
             seen.append((before, before + late_s, 1.0))
         if taken_s > SLOW * usual_s:
             seen.append((max(before, before + late_s), now(), 1 - usual_s / taken_s))
