@@ -1,10 +1,11 @@
-"""What the machine itself loses: a heartbeat in a process of its own notes when it stands still or runs slowly.
+"""What the machine itself loses: heartbeats in processes of their own note when it stands still or runs slowly.
 
 A rented machine may do so whenever it is busy, for a tenth of a second at a time, and says nothing of it: the time
-counts as processor time of whoever runs. The heartbeat sleeps a millisecond, then does a fixed piece of work, and looks
-at two clocks. It has woken late: the machine stood still; for the heartbeat has real-time priority where the system
-allows that, and waits for no other process or thread. Or the work took more than twice its usual *processor* time,
-which does not count while another thread has the core: the machine ran at that share of its usual speed.
+counts as processor time of whoever runs. On every core a heartbeat sleeps a millisecond, then does a fixed piece of
+work, and looks at two clocks. It has woken late: the core stood still; for a heartbeat has real-time priority where the
+system allows that, and waits for no other process or thread. Or the work took more than twice its usual *processor*
+time, which does not count while another thread has the core: the core ran at that share of its usual speed. What one
+core loses counts as lost, since work that both share ends with the slower.
 
 Whether that is the machine or its load shows ``busy_loss``, the same beside loops that only count.
 """
@@ -16,7 +17,7 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 from typing import TypeAlias
 
@@ -37,54 +38,77 @@ FIRST_BEATS = 300
 
 
 class Stalls:
-    """The losses that a heartbeat has seen."""
+    """The losses that heartbeats have seen."""
 
-    def __init__(self, connection: Connection) -> None:
-        """Waits for the first beat.
+    def __init__(self, *connections: Connection) -> None:
+        """Waits for the first beats.
 
         Args:
-            connection: to what beats; it keeps what it has seen until it is asked, so that it never waits for a reader
+            connections: to what beats; it keeps what it has seen until it is asked, so that it never waits for a reader
                 and no thread of this process need be one.
         """
-        self._connection = connection
+        self._connections = connections
         self._seen: list[Loss] = []
         self.real_time = False
-        """Whether the heartbeat waits for nobody; else what it waits behind the measured program counts as lost."""
+        """Whether the heartbeats wait for nobody; else what they wait behind the measured program counts as lost."""
         self._ask()
 
     def between(self, start_s: float, end_s: float) -> float:
-        """Seconds that the machine lost from one moment to another."""
+        """Seconds that the machine lost from one moment to another; where several cores did, the most of any."""
         if end_s > self._asked_at:
             self._ask()
-        return sum(
-            share * max(0.0, min(end_s, end) - max(start_s, start))
+        return _total(
+            (max(start_s, start), min(end_s, end), share)
             for start, end, share in self._seen
-            if start < end_s and end > start_s
+            if start < end_s and end > start_s and start < end
         )
 
     def _ask(self) -> None:
         self._asked_at = time.perf_counter()
-        self._connection.send(None)
-        self._seen += self._connection.recv()
+        for connection in self._connections:
+            connection.send(None)
+        for connection in self._connections:
+            self._seen += connection.recv()
+
+
+def _total(losses: Iterable[Loss]) -> float:
+    """The integral over time of the largest share lost."""
+    edges = sorted((at, begins, share) for start, end, share in losses for at, begins in ((start, True), (end, False)))
+    lost_s, before, under_way = 0.0, 0.0, list[float]()
+    for at, begins, share in edges:
+        lost_s += (at - before) * max(under_way, default=0.0)
+        before = at
+        if begins:
+            under_way.append(share)
+        else:
+            under_way.remove(share)
+    return lost_s
 
 
 @contextlib.contextmanager
 def heartbeat() -> Iterator[Stalls]:
-    """A process that beats until the block ends."""
+    """Processes that beat until the block ends, one on every core; only one where processes cannot be bound to them."""
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_beat_first, args=(theirs,), daemon=True)
-    process.start()
-    theirs.close()
+    places: list[int | None] = [*os.sched_getaffinity(0)] if hasattr(os, "sched_getaffinity") else [None]
+    beating, connections = [], []
+    for core in places:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_beat_on, args=(theirs, core), daemon=True)
+        process.start()
+        theirs.close()
+        beating.append(process)
+        connections.append(ours)
     try:
-        stalls = Stalls(ours)
-        if hasattr(os, "sched_getscheduler") and process.pid is not None:
-            stalls.real_time = os.sched_getscheduler(process.pid) == os.SCHED_FIFO
+        stalls = Stalls(*connections)
+        if hasattr(os, "sched_getscheduler"):
+            stalls.real_time = all(os.sched_getscheduler(process.pid or 0) == os.SCHED_FIFO for process in beating)
         yield stalls
     finally:
-        process.terminate()
-        process.join()
-        ours.close()
+        for process in beating:
+            process.terminate()
+            process.join()
+        for connection in connections:
+            connection.close()
 
 
 def busy_loss(stalls: Stalls, seconds: float = 10.0) -> float:
@@ -104,7 +128,9 @@ def busy_loss(stalls: Stalls, seconds: float = 10.0) -> float:
             process.join()
 
 
-def _beat_first(connection: Connection) -> None:
+def _beat_on(connection: Connection, core: int | None) -> None:
+    if core is not None:
+        os.sched_setaffinity(0, {core})
     stall_s = STALL_S
     with contextlib.suppress(AttributeError, OSError):  # not Linux, or not allowed
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))

@@ -27,6 +27,13 @@ def test_a_loss_counts_as_far_as_it_lies_between():
     assert seen.between(2.0, 2.5) == 0
 
 
+def test_what_several_cores_lose_at_the_same_time_is_lost_once():
+    one, other = Keeps([(1.0, 2.0, 1.0), (4.0, 4.0, 1.0)]), Keeps([(1.5, 3.0, 0.5), (2.0, 2.25, 1.0)])
+    seen = stalls.Stalls(one, other)
+    assert seen.between(0.0, 5.0) == 1.0 + 0.25 + 0.375
+    assert seen.between(1.5, 2.0) == 0.5
+
+
 def test_the_heartbeat_is_asked_once_it_can_know_more():
     connection = Keeps()
     seen = stalls.Stalls(connection)
