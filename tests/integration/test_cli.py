@@ -121,6 +121,14 @@ def test_validate_prints_the_chain_of_every_file(cli: Any) -> None:
     assert cli("validate", path, path) == (0, f"{path}: bm25 200 -> late-interaction 20\n" * 2, "")
 
 
+def test_a_cascade_of_the_package_is_known_by_name(cli: Any) -> None:
+    ran = cli("validate", "bundled:two-stage", "bundled:three-stage")
+    assert (ran.code, ran.out.startswith("bundled:two-stage: bm25 200")) == (3, True)
+    assert ran.err.startswith(
+        "bundled:three-stage: no cascade 'three-stage' comes with the package; there are default, "
+    )
+
+
 def test_validate_names_every_problem_of_every_file_and_exits_3(cli: Any, tmp_path: Path, words: Path) -> None:
     bad = tmp_path / "[bold]:smile: a-folder-with-a-name-so-long-that-a-terminal-would-break-the-line.yaml"
     bad.write_text("version: 1\nname: x\nstages: [{name: a, kind: bm26}]\nfoo: 1\n")
@@ -228,6 +236,17 @@ def test_search_prints_one_line_a_hit_for_a_pipe(cli: Any, small: Any) -> None:
     assert {row[3] for row in rows} == {"late-short"}
 
 
+def test_a_search_that_finds_nothing_says_why(cli: Any, tmp_path: Path, words: Path, tiny: Path) -> None:
+    index = tmp_path / "idx"
+    cli("index", "-c", words, "--corpus", tiny, "-i", index, "--threads", "1")
+    ran = cli("search", "-c", words, "-i", index, "zebra", "--no-verify")
+    assert ran == (0, "", "no hits: nothing in the index matches, or is held probable enough\n")
+    ran = cli("search", "-c", words, "-i", index, "owl", "--budget-ms", "0")
+    assert ran.err.startswith(
+        "no hits: bm25: skipped, no time to encode the query; --explain shows where the time went"
+    )
+
+
 def test_search_as_json_has_hits_and_trace(cli: Any, small: Any) -> None:
     ran = cli("search", "-c", small.config, "-i", small.index, "caf\u00e9 \ud800", "--json", "--no-budget")
     assert ran.code == 0
@@ -317,6 +336,17 @@ def test_rerank_reorders_a_run_and_keeps_its_documents(cli: Any, small: Any, tmp
     assert reordered != names
     assert cli(*command, "--top-k", 2).code == 0
     assert [scored.doc_id for scored in read_run(output)["q1"]] == reordered[:2]
+
+
+def test_rerank_wants_something_to_rerank_by(cli: Any, tmp_path: Path, words: Path, tiny: Path) -> None:
+    for name, text in (("q.jsonl", '{"_id": "q", "text": "owl"}\n'), ("in.trec", "q Q0 d2 1 1.0 words\n")):
+        (tmp_path / name).write_text(text)
+    out = tmp_path / "out.trec"
+    ran = cli(
+        "rerank", "-c", words, "--corpus", tiny, "-q", tmp_path / "q.jsonl", "--run", tmp_path / "in.trec", "-o", out
+    )
+    assert (ran.code, out.exists()) == (4, False)
+    assert "expected a cascade with a reranker, got none" in ran.err
 
 
 @pytest.mark.parametrize(
