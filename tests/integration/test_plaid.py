@@ -13,8 +13,10 @@ import pytest
 
 from cascade.errors import IndexCorrupt, InputError, ModelError
 from cascade.index.memory import MemoryPassages
+from cascade.index.split import Splitter
+from cascade.schema import PassageSettings
 from cascade.stage import Batch, Context
-from cascade.types import Query
+from cascade.types import Document, Query
 from stages.colbert import KIND
 from tests.models_for_tests_colbert import listed, minilm_colbert, tiny_colbert
 
@@ -113,6 +115,14 @@ def test_rows_come_best_first_each_once(retriever):
     assert scores.dtype == np.float32
     assert len(rows) == len(set(rows.tolist())) == 7
     assert np.all(np.diff(scores) <= 0)
+
+
+def test_documents_longer_than_it_reads_are_split_for_it(folder):
+    """colbert-ai cuts off what exceeds 64 tokens, special ones included."""
+    splitter = Splitter(PassageSettings(), [load(folder, "plaid").tokenizer])
+    assert splitter.limit == 61
+    (slices,) = splitter.split([Document("long", "word " * 100)])
+    assert len(slices) > 1
 
 
 def test_part_of_the_collection_cannot_be_searched(retriever):
