@@ -97,8 +97,7 @@ def _models(top_k: int) -> dict[str, str]:
 
 def weights_of(config: CascadeConfig) -> dict[str, str]:
     """The fingerprint of every model that a cascade names."""
-    entries = [entry for stage in config.stages for entry in (stage, *stage.retrievers)]
-    models = {model for entry in entries if (model := getattr(entry.settings, "model", None))}
+    models = {model for entry in config.entries() if (model := getattr(entry.settings, "model", None))}
     return {model: _fingerprint(model) for model in sorted(models)}
 
 

@@ -201,14 +201,13 @@ def filled(page: str) -> str:
     """The page with every table that it has a place for and a result exists for."""
     for name, table in TABLES.items():
         path = RESULTS / f"{name}.json"
-        if path.exists():
+        before, mark, rest = page.partition(f"<!-- {name} -->")
+        if mark and path.exists():
             result = json.loads(path.read_text())
             record = result["machine"]
             machine = record if isinstance(record, str) else record["machine"]
-            block = f"<!-- {name} -->\n{table(result)}\n\n*Machine: {machine}.*\n<!-- /{name} -->"
-            before, mark, rest = page.partition(f"<!-- {name} -->")
             after = rest.partition(f"<!-- /{name} -->")[2]
-            page = before + block + after if mark else page
+            page = f"{before}{mark}\n{table(result)}\n\n*Machine: {machine}.*\n<!-- /{name} -->{after}"
     return page
 
 

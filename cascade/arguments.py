@@ -84,16 +84,20 @@ def as_documents(passages: Sequence[str | Document]) -> list[Document]:
 
 def check_top_k(top_k: int | None) -> None:
     """Raises ``InputError`` unless it is a number of documents, or None."""
-    if isinstance(top_k, bool) or (top_k is not None and not (isinstance(top_k, Integral) and top_k >= 0)):
+    if top_k is not None and not _is_integer(top_k, 0):
         raise InputError(f"top_k: expected an integer >= 0, or None for the cascade's own, got {top_k!r}")
 
 
 def check_count(name: str, count: int | None) -> None:
     """Raises ``InputError`` unless it is a positive integer, or None."""
-    if isinstance(count, bool) or (count is not None and not (isinstance(count, Integral) and count >= 1)):
+    if count is not None and not _is_integer(count, 1):
         raise InputError(
             f"{name}: expected an integer >= 1, or None for a number that fits this machine, got {count!r}"
         )
+
+
+def _is_integer(value: object, least: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 def _check_size(documents: Sequence[Document]) -> None:

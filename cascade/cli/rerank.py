@@ -36,7 +36,8 @@ def rerank(
     Example: cascade rerank --config configs/two-stage.yaml --corpus corpus.jsonl --queries queries.jsonl --run in.trec
     --output out.trec
     """
-    if all(entry.role in ("retriever", "fuser") for entry in load_config(config).stages):
+    cascade = load_config(config)
+    if all(entry.role in ("retriever", "fuser") for entry in cascade.stages):
         raise InputError(
             f"{config}: expected a cascade with a reranker, got none; there is nothing to reorder a run by"
         )
@@ -55,7 +56,7 @@ def rerank(
             raise InputError(f"{run}: query {query_id!r}: {error}") from error
     granted = None if budget_ms is None else budget(budget_ms, no_budget)
     degraded = 0
-    with Cascade.from_yaml(config) as engine, write_run(output, engine.plan.name) as writer, progress_bar() as told:
+    with Cascade(cascade) as engine, write_run(output, engine.plan.name) as writer, progress_bar() as told:
         for done, (query_id, given) in enumerate(passages.items(), start=1):
             ranking = engine.rerank(texts[query_id], given, top_k=top_k, budget_ms=granted)
             writer.write(query_id, [(hit.doc_id, hit.score) for hit in ranking])

@@ -198,7 +198,7 @@ class Finder:
         now, most, whole, over = 0.0, 0, True, False
         for number, stage in enumerate(self._retrievers):
             own, ranges = self._own_deadline(number, now, deadline), self._units[stage.planned.name].unit.ranges
-            opening = deadline if not self._fused else min(now + stage.planned.budget_s, deadline)
+            opening = min(now + stage.planned.budget_s, deadline)
             part, now, count, over = self._search(stage, query, now, own, opening if most == 0 else None)
             complete = count == len(ranges)
             most = max(most, sum(stop - start for start, stop in ranges[:count]))

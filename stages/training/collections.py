@@ -81,16 +81,20 @@ class Judged:
 
 
 def _tied(marks: Sequence[Collection[int]]) -> list[list[int]]:
-    """Numbers of those that share a mark, or are so tied through others."""
+    """Numbers of those that share a mark, or are so tied through others; smaller groups join the largest."""
     groups: dict[int, list[int]] = {}
     group_of: dict[int, int] = {}
     for number, own in enumerate(marks):
-        members = [number]
-        for group in {group_of[mark] for mark in own if mark in group_of}:
-            members = groups.pop(group) + members
-        groups[number] = members
-        for member in members:
-            group_of |= dict.fromkeys(marks[member], number)
+        tied = {group_of[mark] for mark in own if mark in group_of}
+        home = max(tied, key=lambda group: len(groups[group]), default=number)
+        members = groups.setdefault(home, [])
+        for other in tied - {home}:
+            moved = groups.pop(other)
+            members += moved
+            for member in moved:
+                group_of |= dict.fromkeys(marks[member], home)
+        members.append(number)
+        group_of |= dict.fromkeys(own, home)
     return list(groups.values())
 
 
