@@ -14,8 +14,8 @@ import numpy as np
 
 from cascade.clock import Clock
 from cascade.cost import CostProfile, Sample, fit, joined, machine
-from cascade.stage import Batch, ListwiseReranker, Reranker, Retriever, Work
-from cascade.tasks import OpenedCascade, OpenedStage
+from cascade.stage import Batch, Encoded, ListwiseReranker, QuerySide, Reranker, Retriever, Work
+from cascade.tasks import ENCODINGS, Action, OpenedCascade, OpenedStage
 from cascade.types import Document, Query, Rows
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -104,7 +104,8 @@ def knows_all(known: CostProfile, cascade: OpenedCascade) -> bool:
 
 
 def _knows(known: CostProfile, stage: OpenedStage) -> bool:
-    return all(stage.key(action) in known.costs for action in ("encode", stage.scoring))
+    encodings = ENCODINGS if stage.reader else ENCODINGS[:1]
+    return all(stage.key(action) in known.costs for action in (*encodings, stage.scoring))
 
 
 def _units(cascade: OpenedCascade) -> Iterator[OpenedStage]:
@@ -147,15 +148,26 @@ def _measured(
     collection = cascade.collection
     (text,) = collection.texts(rng.integers(0, len(collection), 1).astype(np.int32))
     query = Query("calibration", " ".join(text.split()[:QUERY_WORDS]) or "query")
-    began = clock.now()
-    encoded = stage.opened.encode_query(query)  # type: ignore[union-attr]  # fusers are never measured
-    found = [(stage.key("encode"), Sample(Work(1.0), clock.now() - began))]
+    encoded, encodings = measured_encoding(stage, query, clock)
+    found = [(stage.key(action), Sample(Work(1.0), seconds)) for action, seconds in encodings]
     if isinstance(stage.opened, Retriever):
         wanted = cascade.rows_wanted(stage.planned.top_k)
         return found + _searches(stage, stage.opened, encoded, wanted, clock), True
     rows = rng.choice(len(collection), size, replace=False).astype(np.int32)
     scored = _scores(stage, encoded, rows, clock)
     return [*found, scored], scored[1].work.pairs == size
+
+
+def measured_encoding(stage: OpenedStage, query: Query, clock: Clock) -> tuple[Encoded, list[tuple[Action, float]]]:
+    """A query in a stage's own form, and seconds of making it: the whole, and what is left where it was read before."""
+    opened, began = stage.opened, clock.now()
+    assert isinstance(opened, QuerySide)
+    if not stage.reader:
+        encoded = opened.encode_query(query)
+        return encoded, [("encode", clock.now() - began)]
+    reading, read = opened.read_query(query), clock.now()
+    encoded, ended = opened.encode_read(query, reading), clock.now()
+    return encoded, [("encode", ended - began), ("encode_read", ended - read)]
 
 
 def _searches(

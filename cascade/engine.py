@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 
@@ -22,9 +22,9 @@ from cascade.errors import Cancelled, DeadlineExceeded, StageError
 from cascade.ranking import best_passages, cut, hits, interleave, merge, reorder
 from cascade.reranking import rerank
 from cascade.retrieval import fuse, judge, retrieve
-from cascade.stage import Work
+from cascade.stage import Reading, Work
 from cascade.stagerun import ENCODING, StageRun, Steps
-from cascade.tasks import Health, Healthy, OpenedCascade, OpenedStage, Outcome, Task
+from cascade.tasks import Health, Healthy, OpenedCascade, OpenedStage, Outcome, Task, foreseen
 from cascade.trace import Reason, StageTrace, Trace
 from cascade.types import Candidates, Query, Ranking, Rows, Scores
 
@@ -90,20 +90,22 @@ class QueryRun:
         self._waited_s = 0.0
         self._worked = False
         self._positions = [i for i, stage in enumerate(cascade.stages) if candidates is None or stage.reranks]
-        self._minima_s = [self._minimum(cascade.stages[position]) for position in self._positions]
+        stages = [cascade.stages[position] for position in self._positions]
+        self._minima_s = [self._minimum(stage, read) for stage, read in foreseen(stages)]
         self._ranked = Candidates.empty() if candidates is None else candidates
         self._kept: list[Candidates] = []
         self._tails: list[Candidates] = []
         self._retrieved: dict[str, Candidates] = {}
         self._given: dict[str, tuple[Rows, Scores]] = {}
+        self._readings: dict[str, Reading] = {}
         self._traces: list[StageTrace] = []
         self._open: list[StageRun] = []
         self._failure: Exception | None = None
         self._overrun = ""
         self._short = False
-        needed = self._needed_units()
-        self.minimum_s = sum(map(self._minimum, needed))
-        self.margin_s = sum(map(self._margin, needed))
+        needed = list(foreseen(self._needed_units(stages)))
+        self.minimum_s = sum(self._minimum(stage, read) for stage, read in needed)
+        self.margin_s = sum(self._margin(stage, read) for stage, read in needed)
         self._ahead = len(cascade.stages) - len(self._positions)
         self.level = (self._ahead, 0)
         self._lock = threading.RLock()  # a garbage collection may abandon it in the middle of a step
@@ -273,7 +275,8 @@ class QueryRun:
         for i, inner in enumerate(retrievers):
             now = self._clock.now()
             end = fusion.deadline - (fusing_s if i > 0 else 0.0)  # what the first one finds is an answer by itself
-            reserve_s = scheduler.reserve(map(self._minimum, retrievers[i + 1 :]), end - now - self._minimum(inner))
+            least_s, *later_s = (self._minimum(unit, self._readings) for unit in retrievers[i:])
+            reserve_s = scheduler.reserve(later_s, end - now - least_s)
             deadline = scheduler.stage_deadline(now, end, inner.planned.budget_s, 0.0, reserve_s)
             run = self._begin(inner, deadline, fusion.latest)
             if not any(trace.scored > 0 for trace in fusion.retrievers):
@@ -310,27 +313,26 @@ class QueryRun:
         deadline = scheduler.stage_deadline(now, self.work_by, stage.planned.budget_s, carried_s, reserve_s)
         return deadline, self.work_by - reserve_s
 
-    def _minimum(self, stage: OpenedStage) -> float:
-        """Predicted seconds of the least that a stage can do."""
+    def _minimum(self, stage: OpenedStage, read: Container[str]) -> float:
+        """Predicted seconds of the least that a stage can do, where some readers have read the query before."""
         if stage.retrievers:
-            return sum(self._minimum(inner) for inner in stage.retrievers)
-        encode_s = self._costs.rates(stage.key("encode")).seconds(ENCODING)
+            return sum(self._minimum(inner, read) for inner in stage.retrievers)
+        encode_s = self._costs.rates(stage.key(stage.encoding(read))).seconds(ENCODING)
         if not stage.reranks:
             return encode_s + stage.ranges * self._costs.typical_s(stage.key("search"))
         return encode_s + scheduler.typical_seconds(self._costs.rates(stage.key(stage.scoring)), stage.together)
 
-    def _needed_units(self) -> list[OpenedStage]:
+    def _needed_units(self, stages: Sequence[OpenedStage]) -> Sequence[OpenedStage]:
         """Whose least makes an answer worth having."""
-        stages = [self.cascade.stages[position] for position in self._positions]
         if self.cascade.plan.overload == "refuse" or not stages:
             return stages
         return [(*stages[0].retrievers, stages[0])[0]]
 
-    def _margin(self, stage: OpenedStage) -> float:
+    def _margin(self, stage: OpenedStage, read: Container[str]) -> float:
         """Seconds by which the least that a stage can do is predicted to take more than on average."""
         if stage.retrievers:
-            return sum(self._margin(inner) for inner in stage.retrievers)
-        encode = stage.key("encode")
+            return sum(self._margin(inner, read) for inner in stage.retrievers)
+        encode = stage.key(stage.encoding(read))
         return self._costs.rates(encode).seconds(ENCODING) - self._costs.typical_s(encode)
 
     def _begin(self, stage: OpenedStage, deadline: float, latest: float) -> StageRun:
@@ -339,7 +341,17 @@ class QueryRun:
             received, total = Candidates.empty(), len(self.cascade.collection)
         now = self._clock.now()
         run = StageRun(
-            stage, received, total, now, deadline, latest, self._clock, self._costs, self._health, self.yield_at
+            stage,
+            received,
+            total,
+            now,
+            deadline,
+            latest,
+            self._clock,
+            self._costs,
+            self._health,
+            self.yield_at,
+            readings=self._readings,
         )
         self._open.append(run)
         return run

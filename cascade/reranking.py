@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cascade import scheduler
 from cascade.stage import Batch, Encoded, ListwiseReranker, Reranker, Work
-from cascade.stagerun import StageRun, Steps, encode, floats
+from cascade.stagerun import StageRun, Steps, encode, encoded, floats
 from cascade.tasks import Outcome, Task
 from cascade.types import Query, Rows
 
@@ -36,11 +36,11 @@ def rerank(run: StageRun, query: Query, wanted: int) -> Steps:
     rows = run.received.rows
     if len(rows) == 0:
         return
-    outcome = yield from encode(run, lambda: _encode_pairs(reranker, query, rows))
+    outcome = yield from encode(run, lambda: _encode_pairs(run, reranker, query))
     if outcome is None:
         return
-    encoded, lengths = outcome.value
-    plan, task_of = _planner(run, reranker, lengths), _tasks(run, reranker, encoded)
+    asked, lengths = outcome.value
+    plan, task_of = _planner(run, reranker, lengths), _tasks(run, reranker, asked)
     adaptive, todo, fruitless = run.stage.planned.adaptive, np.arange(len(rows)), 0
     encoding_s = run.predicted_s
     while fruitless < FRUITLESS:
@@ -89,13 +89,13 @@ def _worth_starting(run: StageRun, groups: Sequence[scheduler.Group], encoding_s
 
 
 def _encode_pairs(
-    reranker: Reranker | ListwiseReranker, query: Query, rows: Rows
+    run: StageRun, reranker: Reranker | ListwiseReranker, query: Query
 ) -> tuple[Encoded, npt.NDArray[np.int32]]:
-    encoded = reranker.encode_query(query)
-    lengths = np.asarray(reranker.lengths(encoded, rows))
+    asked, rows = encoded(run, query), run.received.rows
+    lengths = np.asarray(reranker.lengths(asked, rows))
     if lengths.shape != rows.shape:
         raise ValueError(f"lengths() gave an array of shape {lengths.shape} for {len(rows)} candidates")
-    return encoded, lengths.astype(np.int32, copy=False)
+    return asked, lengths.astype(np.int32, copy=False)
 
 
 def _planner(
@@ -120,15 +120,15 @@ def _planner(
     return plan
 
 
-def _tasks(run: StageRun, reranker: Reranker | ListwiseReranker, encoded: Encoded) -> Callable[[Rows, Work], Task]:
+def _tasks(run: StageRun, reranker: Reranker | ListwiseReranker, asked: Encoded) -> Callable[[Rows, Work], Task]:
     """What makes a task of some candidates."""
     if isinstance(reranker, ListwiseReranker):
         score_window = reranker.score_window
-        return lambda rows, work: run.task("window", lambda: score_window(encoded, rows), work)
+        return lambda rows, work: run.task("window", lambda: score_window(asked, rows), work)
     score = reranker.score
 
     def pointwise(rows: Rows, work: Work) -> Task:
-        pairs = Batch.single(encoded, rows)
+        pairs = Batch.single(asked, rows)
         return run.task("score", lambda: score(pairs), work, pairs)
 
     return pointwise

@@ -11,7 +11,7 @@ import numpy as np
 
 from cascade import scheduler
 from cascade.stage import Encoded, Fuser, Retriever, Work
-from cascade.stagerun import StageRun, Steps, encode, floats
+from cascade.stagerun import StageRun, Steps, encode, encoded, floats
 from cascade.types import Query, Rows, Scores
 
 
@@ -19,17 +19,17 @@ def retrieve(run: StageRun, query: Query, wanted: int) -> Steps:
     """Searches a retriever's ranges in order until they or the time end; fills ``run.found``."""
     retriever = run.stage.opened
     assert isinstance(retriever, Retriever)
-    outcome = yield from encode(run, lambda: _encode_ranges(retriever, query))
+    outcome = yield from encode(run, lambda: _encode_ranges(run, retriever, query))
     if outcome is None:
         return
-    encoded, ranges, works = outcome.value
+    asked, ranges, works = outcome.value
     rates = run.costs.rates(run.key)
     seconds = list(itertools.accumulate(rates.seconds(work) for work in works))
     fitting = bisect.bisect_right(seconds, run.deadline - run.clock.now() + scheduler.ROUNDING_S)
     run.planned = sum(stop - start for start, stop in ranges[:fitting])
     run.predicted_s += seconds[fitting - 1] if fitting else 0.0
     for (start, stop), work in zip(ranges, works, strict=True):
-        task = run.task("search", _search(retriever, encoded, wanted, start, stop), work)
+        task = run.task("search", _search(retriever, asked, wanted, start, stop), work)
         may_start = run.may_start(task)
         if may_start and run.planned == 0:
             run.planned, run.predicted_s = stop - start, run.predicted_s + task.predicted_s
@@ -54,13 +54,15 @@ def retrieve(run: StageRun, query: Query, wanted: int) -> Steps:
         run.scored += stop - start
 
 
-def _encode_ranges(retriever: Retriever, query: Query) -> tuple[Encoded, list[tuple[int, int]], list[Work]]:
-    encoded, ranges = retriever.encode_query(query), list(retriever.ranges())
-    return encoded, ranges, [retriever.work(encoded, start, stop) for start, stop in ranges]
+def _encode_ranges(
+    run: StageRun, retriever: Retriever, query: Query
+) -> tuple[Encoded, list[tuple[int, int]], list[Work]]:
+    asked, ranges = encoded(run, query), list(retriever.ranges())
+    return asked, ranges, [retriever.work(asked, start, stop) for start, stop in ranges]
 
 
-def _search(retriever: Retriever, encoded: Encoded, wanted: int, start: int, stop: int) -> Callable[[], Any]:
-    return lambda: retriever.search(encoded, wanted, start, stop)
+def _search(retriever: Retriever, asked: Encoded, wanted: int, start: int, stop: int) -> Callable[[], Any]:
+    return lambda: retriever.search(asked, wanted, start, stop)
 
 
 def _checked(value: Any, start: int, stop: int) -> tuple[Rows, Scores]:

@@ -34,6 +34,9 @@ OnError: TypeAlias = Literal["degrade", "fail"]
 Encoded: TypeAlias = Any
 """A query in a stage's own form; opaque to the engine, which makes it once per stage and query."""
 
+Reading: TypeAlias = Any
+"""A query as a model read it, for several stages to encode; as opaque."""
+
 Weight: TypeAlias = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 
 STAGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -185,12 +188,31 @@ class Batch:
         return cls((query,), np.zeros(len(rows), np.int32), rows)
 
 
-class Retriever(ABC):
-    """Finds candidates among all passages, one range of rows at a time, so that it can stop between ranges."""
+class QuerySide:
+    """What a stage does with a query before it sees any passage."""
+
+    reader: str = ""
+    """Identifies what reads the query, which is most of this work, where stages may share it; empty where they do not.
+
+    The engine has a query read once by all stages of one reader. Such a stage implements ``read_query`` and
+    ``encode_read``, any other no more than ``encode_query``.
+    """
 
     def encode_query(self, query: Query) -> Encoded:
         """The query in this stage's form; done once per query."""
-        return query.text
+        return self.encode_read(query, self.read_query(query)) if self.reader else query.text
+
+    def read_query(self, query: Query) -> Reading:
+        """The query as the reader reads it, the same for all stages of that reader."""
+        raise NotImplementedError(f"{type(self).__name__} names a reader, but does not read")
+
+    def encode_read(self, query: Query, reading: Reading) -> Encoded:
+        """``encode_query``, given what ``read_query`` of any stage of the same reader gave."""
+        raise NotImplementedError(f"{type(self).__name__} names a reader, but makes nothing of what that read")
+
+
+class Retriever(QuerySide, ABC):
+    """Finds candidates among all passages, one range of rows at a time, so that it can stop between ranges."""
 
     @abstractmethod
     def ranges(self) -> Sequence[tuple[int, int]]:
@@ -208,15 +230,11 @@ class Retriever(ABC):
         return Work(pairs=float(stop - start))
 
 
-class Reranker(ABC):
+class Reranker(QuerySide, ABC):
     """Scores query-passage pairs, each for itself."""
 
     batch_tokens: int = 4096
     """Most tokens in one batch, padding included; the engine may make batches smaller to meet a deadline."""
-
-    def encode_query(self, query: Query) -> Encoded:
-        """The query in this stage's form; done once per query."""
-        return query.text
 
     def lengths(self, query: Encoded, rows: Rows) -> npt.NDArray[np.int32]:
         """int32 [n]: tokens that scoring each pair costs, known before any is scored."""
@@ -227,7 +245,7 @@ class Reranker(ABC):
         """float32 [n]: a score for each pair, higher is better. Must not depend on what else is in the batch."""
 
 
-class ListwiseReranker(ABC):
+class ListwiseReranker(QuerySide, ABC):
     """Scores several passages of one query with sight of each other; a window cannot be stopped midway."""
 
     window: int
@@ -235,10 +253,6 @@ class ListwiseReranker(ABC):
 
     batch_tokens: int = 512
     """Most tokens in one call."""
-
-    def encode_query(self, query: Query) -> Encoded:
-        """The query in this stage's form; done once per query."""
-        return query.text
 
     def lengths(self, query: Encoded, rows: Rows) -> npt.NDArray[np.int32]:
         """int32 [n]: tokens that each passage adds to a window, known before any is scored."""

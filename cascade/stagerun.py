@@ -19,10 +19,10 @@ import numpy.typing as npt
 from cascade import scheduler
 from cascade.clock import Clock
 from cascade.cost import CostModel
-from cascade.stage import Batch, Work
+from cascade.stage import Batch, Encoded, QuerySide, Reading, Work
 from cascade.tasks import Action, Health, OpenedStage, Outcome, Task
 from cascade.trace import Reason, StageTrace
-from cascade.types import Candidates, Rows, Scores
+from cascade.types import Candidates, Query, Rows, Scores
 
 Steps: TypeAlias = Generator[Task, Outcome | None, None]
 
@@ -48,7 +48,9 @@ class StageRun:
         yield_at: until when it may rerank before other queries have their turn; inf when there are none.
         first: whether there is no answer before it has found something.
         kept_s: seconds after ``deadline`` that are kept for other retrievers.
+        readings: of the query so far, by reader; added to.
         short: whether it ran out of time.
+        encoding: the action that is its query-side work.
         scoring: the action that does its main work.
         key: what the cost of that is filed under.
     """
@@ -65,6 +67,7 @@ class StageRun:
     yield_at: float = math.inf
     first: bool = False
     kept_s: float = 0.0
+    readings: dict[str, Reading] = field(default_factory=dict)
     planned: int = 0
     scored: int = 0
     batches: int = 0
@@ -76,6 +79,7 @@ class StageRun:
     reason: Reason = "complete"
     detail: str = ""
     combined: tuple[str, ...] = ()
+    encoding: Action = field(init=False)
     scoring: Action = field(init=False)
     key: str = field(init=False)
     scores: Scores = field(init=False)
@@ -84,6 +88,7 @@ class StageRun:
     retrievers: list[StageTrace] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.encoding = self.stage.encoding(self.readings)
         self.scoring = self.stage.scoring
         self.key = self.stage.key(self.scoring)
         self.scores = np.zeros(len(self.received), np.float32)
@@ -139,7 +144,7 @@ class StageRun:
         nothing = self.batches == 0 and self.stage.planned.on_overrun != "fail"
         self.end("skipped" if nothing else "budget", detail)
         if self.batches == 0 and self.left_s > 0:
-            self.costs.relax(self.stage.key("encode"))
+            self.costs.relax(self.stage.key(self.encoding))
             self.costs.relax(self.key)
 
     def fail(self, error: BaseException) -> None:
@@ -220,7 +225,7 @@ class StageRun:
 
 def encode(run: StageRun, call: Callable[[], Any]) -> Generator[Task, Outcome | None, Outcome | None]:
     """The query-side work of a stage; None after noting why it could not be done."""
-    task = run.task("encode", call, ENCODING)
+    task = run.task(run.encoding, call, ENCODING)
     outcome = None
     if run.may_start(task, run.least_s):
         outcome = yield from run.tried(task)
@@ -233,6 +238,17 @@ def encode(run: StageRun, call: Callable[[], Any]) -> Generator[Task, Outcome | 
     if run.costs.knows(run.key):
         run.predicted_s = task.predicted_s
     return outcome
+
+
+def encoded(run: StageRun, query: Query) -> Encoded:
+    """The query in the stage's own form; what reads it for several stages does so for the first of them only."""
+    opened, reader = run.stage.opened, run.stage.reader
+    assert isinstance(opened, QuerySide)
+    if not reader:
+        return opened.encode_query(query)
+    if reader not in run.readings:
+        run.readings[reader] = opened.read_query(query)
+    return opened.encode_read(query, run.readings[reader])
 
 
 _FLOAT32 = np.dtype(np.float32)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from cascade.index import Collection
 from cascade.planner import Plan, PlannedStage
 from cascade.scheduler import TYPICAL_TOKENS
-from cascade.stage import Batch, Fuser, ListwiseReranker, Opened, Retriever, Work
+from cascade.stage import Batch, Fuser, ListwiseReranker, Opened, QuerySide, Retriever, Work
 
-Action: TypeAlias = Literal["encode", "search", "score", "window", "fuse"]
+Action: TypeAlias = Literal["encode", "encode_read", "search", "score", "window", "fuse"]
+"""``encode_read`` is ``encode`` of a query that has been read for an earlier stage."""
+ENCODINGS: tuple[Action, ...] = ("encode", "encode_read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class OpenedStage:
         scoring: the action that does its main work.
         ranges: of a retriever, in how many parts it searches the collection.
         together: how many typical candidates it scores at once or not at all: those of a listwise stage's window.
+        reader: identifies what reads queries for it and for others; empty where it reads for itself.
     """
 
     planned: PlannedStage
@@ -36,11 +39,13 @@ class OpenedStage:
     scoring: Action = field(init=False)
     ranges: int = field(init=False)
     together: int = field(init=False)
+    reader: str = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scoring", _scoring(self.opened))
         object.__setattr__(self, "ranges", len(self.opened.ranges()) if isinstance(self.opened, Retriever) else 0)
         object.__setattr__(self, "together", _together(self.opened))
+        object.__setattr__(self, "reader", self.opened.reader if isinstance(self.opened, QuerySide) else "")
 
     def planned_as(self, planned: PlannedStage, retrievers: tuple[OpenedStage, ...]) -> OpenedStage:
         """The same under another plan; what it opened to is not asked again."""
@@ -52,6 +57,10 @@ class OpenedStage:
     def key(self, action: Action) -> str:
         """What the cost of an action is filed under."""
         return f"{self.cost_key}/{action}"
+
+    def encoding(self, read: Container[str]) -> Action:
+        """What its query-side work is where some readers have read the query before."""
+        return "encode_read" if self.reader and self.reader in read else "encode"
 
     @property
     def reranks(self) -> bool:
@@ -71,6 +80,14 @@ def _together(opened: Opened) -> int:
     if not isinstance(opened, ListwiseReranker):
         return 1
     return max(1, min(opened.window, int(opened.batch_tokens / TYPICAL_TOKENS)))
+
+
+def foreseen(stages: Sequence[OpenedStage]) -> Iterator[tuple[OpenedStage, frozenset[str]]]:
+    """Stages in the order in which they run, each with the readers that will have read the query before it."""
+    read: frozenset[str] = frozenset()
+    for stage in stages:
+        yield stage, read
+        read |= {unit.reader for unit in (*stage.retrievers, stage)}
 
 
 @dataclass(frozen=True, slots=True)

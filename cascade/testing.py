@@ -176,6 +176,7 @@ def check_retriever(
         if exact:
             _check_exact(opened, encoded, n)
     encodings = [opened.encode_query(query) for query in queries]
+    _check_reading(opened, queries, lambda q: [part for span in ranges for part in opened.search(q, 10, *span)])
     _check_threads(
         lambda: [part for encoded in encodings for span in ranges for part in opened.search(encoded, 10, *span)]
     )
@@ -210,6 +211,7 @@ def check_reranker(
     close(scores[::2], together, "a batch of two queries and one of the first")
     close(scores[1::2], opened.score(Batch.single(other, rows)), "a batch of two queries and one of the second")
     _check_scores(opened.score(Batch.single(main, rows[:0])), 0)
+    _check_reading(opened, queries, lambda query: [opened.score(Batch.single(query, rows))])
     _require(np.array_equal(opened.score(Batch.single(main, rows)), together), "the same batch gives other scores")
     _check_threads(lambda: [opened.score(Batch.single(main, rows))])
 
@@ -228,6 +230,7 @@ def check_listwise(
     encoded = opened.encode_query(queries[0])
     for size in (0, 1, 2, len(rows)):
         _check_scores(opened.score_window(encoded, rows[:size]), len(rows[:size]))
+    _check_reading(opened, queries, lambda query: [opened.score_window(query, rows)])
     first, second = opened.score_window(encoded, rows), opened.score_window(encoded, rows)
     _require(np.allclose(first, second, tolerance, tolerance), "the same window gives other scores")
     _check_threads(lambda: [opened.score_window(encoded, rows)])
@@ -335,6 +338,19 @@ def _check_ranked(found: Result, k: int, start: int, stop: int, what: str) -> No
 def _check_scores(scores: Scores, n: int, what: str = "score") -> None:
     _require(scores.dtype == np.float32 and scores.shape == (n,), f"{what}: {_shape(scores, n, 'float32')}")
     _require(bool(np.isfinite(scores).all()), f"{what}: a score is not a finite number")
+
+
+def _check_reading(
+    opened: Retriever | Reranker | ListwiseReranker,
+    queries: Sequence[Query],
+    results: Callable[[Encoded], list[npt.NDArray[Any]]],
+) -> None:
+    """What others have read of a query serves as well, however often it is encoded."""
+    for query in queries if opened.reader else ():
+        expected, reading = results(opened.encode_query(query)), opened.read_query(query)
+        for _ in range(2):
+            for one, other in zip(results(opened.encode_read(query, reading)), expected, strict=True):
+                _require(np.array_equal(one, other), "encode_read() gives another query than encode_query()")
 
 
 def _check_work(work: Work) -> None:

@@ -136,6 +136,24 @@ class Hangs:
         return value
 
 
+class Reads:
+    """Reads queries as others of its reader do; ``read`` and ``encoded`` count how often, ``fault`` is of reading."""
+
+    def __init__(self, reader: str, fault: Fault = no_fault) -> None:
+        self.reader = reader
+        self.reading_fault = fault
+        self.read = self.encoded = 0
+
+    def read_query(self, query: Query) -> list[str]:
+        self.read += 1
+        return cast(list[str], self.reading_fault(query.text.split()))
+
+    def encode_read(self, query: Query, reading: list[str]) -> str:
+        self.encoded += 1
+        assert reading == query.text.split()
+        return query.text
+
+
 class FakeRetriever(Retriever):
     """Finds every row; the best are those of highest ``relevance(seed, ...)``."""
 
@@ -176,6 +194,18 @@ class FakeReranker(Reranker):
     def score(self, batch: Batch) -> Scores:
         self.calls.append(batch.rows)
         return cast(Scores, self.fault(relevance(self._seed, batch.rows)))
+
+
+class ReadingRetriever(Reads, FakeRetriever):
+    def __init__(self, passages: int, reader: str, fault: Fault = no_fault) -> None:
+        Reads.__init__(self, reader, fault)
+        FakeRetriever.__init__(self, passages)
+
+
+class ReadingReranker(Reads, FakeReranker):
+    def __init__(self, lengths: npt.NDArray[np.int32], reader: str) -> None:
+        Reads.__init__(self, reader)
+        FakeReranker.__init__(self, lengths)
 
 
 class FakeListwise(ListwiseReranker):
@@ -286,6 +316,7 @@ def costs_of(opened: OpenedCascade, rates: Rates = PER_TOKEN, **own: Rates) -> d
     for outer in opened.stages:
         for inner in (*outer.retrievers, outer):
             found[inner.key("encode")] = Rates(fixed_s=0.0002)
+            found[inner.key("encode_read")] = Rates(fixed_s=0.0001)
             found[inner.key("search")] = Rates(fixed_s=0.0001, pair_s=1e-6)
             found[inner.key("fuse")] = Rates(fixed_s=0.0001)
             found[inner.key("score")] = found[inner.key("window")] = own.get(inner.planned.name, rates)

@@ -43,6 +43,7 @@ class MadeUpSettings(StageSettings):
     token_us: float = 20.0
     ranges: int = 1
     ties: bool = False
+    reader: str = ""
 
 
 def made_up_scores(seed: int, query: Query, rows: Rows, ties: bool = False) -> Scores:
@@ -88,10 +89,18 @@ class _MadeUp:
     def __init__(self, settings: MadeUpSettings, machine: Machine, passages: int) -> None:
         self.settings, self.machine, self.passages = settings, machine, passages
         self.batch_tokens, self.window = 2000, 10
+        self.reader = settings.reader
 
     def encode_query(self, query: Query) -> Query:
-        self.machine.spend(0.0003)
+        return self.encode_read(query, self.read_query(query) if self.reader else query)
+
+    def read_query(self, query: Query) -> Query:
+        self.machine.spend(0.002)
         return query
+
+    def encode_read(self, query: Query, reading: Query) -> Query:
+        self.machine.spend(0.0003)
+        return reading
 
     def lengths(self, query: Query, rows: Rows) -> npt.NDArray[np.int32]:
         return (20 + (rows.astype(np.int64) * 53) % 120).astype(np.int32)
@@ -138,8 +147,8 @@ stages:
     top_k: 60
     retrievers:
       - {name: words, kind: made_up_retriever, seed: 1, ranges: 3, top_k: 80}
-      - {name: meaning, kind: made_up_retriever, seed: 2, top_k: 80}
-  - {name: quick, kind: made_up_reranker, seed: 3, token_us: 4.0, ties: true, top_k: 40}
+      - {name: meaning, kind: made_up_retriever, seed: 2, reader: shared, top_k: 80}
+  - {name: quick, kind: made_up_reranker, seed: 3, token_us: 4.0, ties: true, reader: shared, top_k: 40}
   - {name: slow, kind: made_up_reranker, seed: 4, token_us: 40.0, top_k: 10}
 """
 

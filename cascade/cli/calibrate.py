@@ -43,9 +43,15 @@ def calibrate(
     say(f"{target}: {len(profile.costs)} costs measured on {profile.machine}")
 
 
+_WHAT = {
+    "encode": "a question",
+    "encode_read": "a question that another stage has read",
+    "search": "a range of the index",
+}
+
+
 def _shown(action: str, cost: Cost) -> str:
     if action in ("score", "window"):
         seconds = cost.rates.seconds(Work(32, 32 * 128, 32 * 128 * 128))
         return f"{action}: 32 passages of 128 tokens {seconds * 1000:.2f} ms"
-    what = "a question" if action == "encode" else "a range of the index"
-    return f"{action}: {what} {cost.typical_s * 1000:.2f} ms"
+    return f"{action}: {_WHAT[action]} {cost.typical_s * 1000:.2f} ms"

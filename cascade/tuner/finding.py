@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Container
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from cascade import scheduler
 from cascade.cost import CostModel
 from cascade.ranking import first_of_each, interleave
 from cascade.stage import Fuser, Work
-from cascade.tasks import OpenedCascade, OpenedStage
+from cascade.tasks import OpenedCascade, OpenedStage, foreseen
 from cascade.tuner.recording import Recording, UnitData
 from cascade.types import Rows, Scores
 
@@ -37,6 +38,7 @@ class Found(NamedTuple):
             ``fused``, it decides what is found.
         now: virtual seconds after it.
         scored: rows searched.
+        read: the readers that have read the query.
         degraded: whether it was cut short.
         over: whether the deadline came.
     """
@@ -46,6 +48,7 @@ class Found(NamedTuple):
     searched: tuple[int, ...]
     now: float
     scored: int
+    read: frozenset[str]
     degraded: bool = False
     over: bool = False
 
@@ -62,6 +65,24 @@ class Span(NamedTuple):
     last: float
     needed: float
     whole: float
+
+
+class Searched(NamedTuple):
+    """What a retriever does under a limit.
+
+    Args:
+        part: int32 [n] positions among the query's recorded candidates and float32 [n] scores.
+        now: virtual seconds after it.
+        ranges: how many it searched.
+        encoded: whether there was time for its query-side work.
+        over: whether the deadline came.
+    """
+
+    part: tuple[Rows, Scores]
+    now: float
+    ranges: int
+    encoded: bool
+    over: bool
 
 
 class Documents:
@@ -101,7 +122,7 @@ class Shared:
             for name, data in recording.units.items()
             if data.unit.role == "retriever"
         }
-        self.spans: dict[tuple[str, float], dict[int, Span]] = {}
+        self.spans: dict[tuple[str, float, bool], dict[int, Span]] = {}
         self._kept: OrderedDict[object, dict[int, Any]] = OrderedDict()
 
     def results(self, key: object) -> dict[int, Any]:
@@ -140,28 +161,31 @@ class Finder:
         self._stage = cascade.stages[0]
         self._retrievers = self._stage.retrievers or (self._stage,)
         self._fused = bool(self._stage.retrievers)
-        self._minima_s = [self.minimum(stage) for stage in self._retrievers]
+        self._minima_s = [(self.minimum(stage, ()), self.minimum(stage, (stage.reader,))) for stage in self._retrievers]
+        self._foreseen = list(foreseen(self._retrievers))
+        self._all_read = frozenset(stage.reader for stage in self._retrievers)
         most = sum(cascade.rows_wanted(stage.planned.top_k) for stage in self._retrievers)
         self._fusing_s = self._predicted_fuse_s(Work(pairs=float(most))) if self._fused else 0.0
 
-    def minimum(self, stage: OpenedStage) -> float:
+    def minimum(self, stage: OpenedStage, read: Container[str]) -> float:
         """Predicted seconds of the least that a retriever, or several and their fuser, can do; as the engine has it."""
         if stage.retrievers:
-            return sum(self.minimum(inner) for inner in stage.retrievers)
+            return sum(self.minimum(inner, read) for inner in stage.retrievers)
         search_s = stage.ranges * self._costs.typical_s(stage.key("search"))
-        return self._costs.rates(stage.key("encode")).seconds(ONCE) + search_s
+        return self._costs.rates(stage.key(stage.encoding(read))).seconds(ONCE) + search_s
 
     def whole(self, query: int) -> Found:
         """The first stage without limits."""
         parts, searched, now = [], [], 0.0
-        for stage in self._retrievers:
+        for stage, read in self._foreseen:
             data, wanted = self._units[stage.planned.name], self._cascade.rows_wanted(stage.planned.top_k)
             parts.append((self._shared.positions[data.unit.name][query][:wanted], data.scores[query][:wanted]))
             searched.append(len(data.unit.ranges))
-            now = sum(self._seconds(stage, query), now)
+            now = sum(self._seconds(stage, query, read), now)
         if self._fused:
             now += self._fuse_s(parts)
-        return Found(parts, self._fused, tuple(searched), now, self._shared.recording.header.index.passages)
+        rows = self._shared.recording.header.index.passages
+        return Found(parts, self._fused, tuple(searched), now, rows, self._all_read)
 
     def ranked(self, found: Found) -> tuple[Rows, Scores]:
         """The ranking that the retrievers' make together.
@@ -182,8 +206,8 @@ class Finder:
             now_after: when it ends without limits.
         """
         now = 0.0
-        for number, stage in enumerate(self._retrievers):
-            own, span = self._own_deadline(number, now, deadline), self._span(stage, query)
+        for number, (stage, read) in enumerate(self._foreseen):
+            own, span = self._own_deadline(number, now, deadline, read), self._span(stage, query, read)
             if not (now + span.last < own and now + span.needed <= own):
                 return False
             now += span.whole
@@ -196,10 +220,12 @@ class Finder:
         parts: list[tuple[Rows, Scores]] = []
         searched: list[int] = []
         now, most, whole, over = 0.0, 0, True, False
+        read: frozenset[str] = frozenset()
         for number, stage in enumerate(self._retrievers):
-            own, ranges = self._own_deadline(number, now, deadline), self._units[stage.planned.name].unit.ranges
+            own, ranges = self._own_deadline(number, now, deadline, read), self._units[stage.planned.name].unit.ranges
             opening = min(now + stage.planned.budget_s, deadline)
-            part, now, count, over = self._search(stage, query, now, own, opening if most == 0 else None)
+            part, now, count, encoded, over = self._search(stage, query, now, own, opening if most == 0 else None, read)
+            read |= {stage.reader} if encoded else set()
             complete = count == len(ranges)
             most = max(most, sum(stop - start for start, stop in ranges[:count]))
             whole = whole and complete
@@ -216,12 +242,12 @@ class Finder:
                 now += self._fuse_s(parts)
                 over = now >= self._expires
         degraded = not whole or over or (self._fused and not fused)
-        return Found(parts, fused and not over, tuple(searched), min(now, self._expires), most, degraded, over)
+        return Found(parts, fused and not over, tuple(searched), min(now, self._expires), most, read, degraded, over)
 
     def _search(
-        self, stage: OpenedStage, query: int, now: float, deadline: float, opening: float | None
-    ) -> tuple[tuple[Rows, Scores], float, int, bool]:
-        """What a retriever finds, the time after it, how many ranges it searched, and whether the deadline came.
+        self, stage: OpenedStage, query: int, now: float, deadline: float, opening: float | None, read: frozenset[str]
+    ) -> Searched:
+        """What ``retrieval.retrieve`` does.
 
         Args:
             stage: the retriever.
@@ -229,14 +255,15 @@ class Finder:
             now: when it begins.
             deadline: when it has to end.
             opening: when its first range has to end, where there is no answer without that; else None.
+            read: the readers that have read the query before it.
         """
         data = self._units[stage.planned.name]
         rows, scores = self._shared.positions[data.unit.name][query], data.scores[query]
-        encode_s, *seconds = self._seconds(stage, query)
+        encode_s, *seconds = self._seconds(stage, query, read)
         nothing = rows[:0], scores[:0]
         first, key = opening is not None, stage.key("search")
-        if not scheduler.may_start(now, self._begin_s(stage, first), deadline if opening is None else opening):
-            return nothing, now, 0, False
+        if not scheduler.may_start(now, self._begin_s(stage, read, first), deadline if opening is None else opening):
+            return Searched(nothing, now, 0, False, False)
         now, searched = now + encode_s, 0
         for task, spent_s in zip(data.tasks[query].tolist(), seconds, strict=True):
             end = deadline if opening is None or searched > 0 else opening
@@ -249,13 +276,18 @@ class Finder:
         for start, stop in data.unit.ranges[:searched]:
             inside |= (data.rows[query] >= start) & (data.rows[query] < stop)
         wanted = self._cascade.rows_wanted(stage.planned.top_k)
-        return (rows[inside][:wanted], scores[inside][:wanted]), now, searched, now >= self._expires
+        found = rows[inside][:wanted], scores[inside][:wanted]
+        return Searched(found, now, searched, True, now >= self._expires)
 
-    def _own_deadline(self, number: int, now: float, deadline: float) -> float:
+    def _own_deadline(self, number: int, now: float, deadline: float, read: Container[str]) -> float:
         if not self._fused:
             return deadline
         end = deadline - (self._fusing_s if number > 0 else 0.0)
-        reserve_s = scheduler.reserve(self._minima_s[number + 1 :], end - now - self._minima_s[number])
+        least_s, *later_s = (
+            minima_s[stage.reader in read]
+            for minima_s, stage in zip(self._minima_s[number:], self._retrievers[number:], strict=True)
+        )
+        reserve_s = scheduler.reserve(later_s, end - now - least_s)
         own_s = self._retrievers[number].planned.budget_s
         return scheduler.stage_deadline(now, end, own_s, 0.0, reserve_s)
 
@@ -273,32 +305,35 @@ class Finder:
     def _predicted_fuse_s(self, work: Work) -> float:
         return self._costs.rates(self._stage.key("fuse")).seconds(work)
 
-    def _seconds(self, stage: OpenedStage, query: int) -> list[float]:
+    def _seconds(self, stage: OpenedStage, query: int, read: Container[str]) -> list[float]:
         """Seconds of each task of a retriever: the query-side work, then its ranges."""
-        data, rates = self._units[stage.planned.name], self._shared.recording.rates
+        data, rates, encoding = self._units[stage.planned.name], self._shared.recording.rates, stage.encoding(read)
         if self._shared.recorded:
-            seconds = [float(data.encode_s[query]), *data.tasks[query][:, 3].tolist()]
+            seconds = [float(data.encode_s[encoding][query]), *data.tasks[query][:, 3].tolist()]
         else:
             works = [Work(*task[:3]) for task in data.tasks[query].tolist()]
             searches = [rates[stage.key("search")].seconds(work) for work in works]
-            seconds = [rates[stage.key("encode")].seconds(ONCE), *searches]
+            seconds = [rates[stage.key(encoding)].seconds(ONCE), *searches]
         return [own + self._handling_s for own in seconds]
 
-    def _span(self, stage: OpenedStage, query: int) -> Span:
-        known = self._shared.spans.setdefault((stage.cost_key, self._cascade.plan.quantile), {})
+    def _span(self, stage: OpenedStage, query: int, read: Container[str]) -> Span:
+        key = (stage.cost_key, self._cascade.plan.quantile, stage.reader in read)
+        known = self._shared.spans.setdefault(key, {})
         if query not in known:
-            data, now, last, needed = self._units[stage.planned.name], 0.0, 0.0, self._begin_s(stage)
-            rates = [self._costs.rates(stage.key("encode")), self._costs.rates(stage.key("search"))]
+            data, now, last, needed = self._units[stage.planned.name], 0.0, 0.0, self._begin_s(stage, read)
+            rates = [self._costs.rates(stage.key(stage.encoding(read))), self._costs.rates(stage.key("search"))]
             works = [ONCE, *(Work(*task[:3]) for task in data.tasks[query].tolist())]
-            for number, (work, seconds) in enumerate(zip(works, self._seconds(stage, query), strict=True)):
+            for number, (work, seconds) in enumerate(zip(works, self._seconds(stage, query, read), strict=True)):
                 last, needed = now, max(needed, now + rates[min(number, 1)].seconds(work))
                 now += seconds
             known[query] = Span(last, needed, now)
         return known[query]
 
-    def _begin_s(self, stage: OpenedStage, first: bool = False) -> float:
+    def _begin_s(self, stage: OpenedStage, read: Container[str], first: bool = False) -> float:
         """Predicted seconds without which a retriever does not begin."""
-        return self._predicted_s(stage.key("encode"), ONCE, first) + self._costs.typical_s(stage.key("search"))
+        return self._predicted_s(stage.key(stage.encoding(read)), ONCE, first) + self._costs.typical_s(
+            stage.key("search")
+        )
 
     def _predicted_s(self, key: str, work: Work, first: bool) -> float:
         """Predicted seconds of a task: on average where there is no answer without it, at the quantile otherwise."""

@@ -23,7 +23,7 @@ from cascade.io import atomic_write_bytes
 from cascade.stage import Role
 from cascade.types import Query
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 HEADER_KEY = b"cascade_recording"
 TASK_COLUMNS = ("pairs", "tokens", "squares", "seconds")
 AGAIN = "record again with 'cascade record'"
@@ -54,6 +54,7 @@ class RecordedUnit(_Record):
         batch_tokens: most tokens in one of its batches; 0 for retrievers and fusers.
         window: most candidates of a listwise call; 0 for others.
         ranges: of a retriever, the row ranges that it searches one after the other.
+        reader: identifies what reads queries for it and for others; empty where it reads for itself.
     """
 
     name: str
@@ -64,6 +65,7 @@ class RecordedUnit(_Record):
     batch_tokens: int = 0
     window: int = 0
     ranges: tuple[tuple[int, int], ...] = ()
+    reader: str = ""
 
 
 class Header(_Record):
@@ -81,7 +83,7 @@ class Header(_Record):
         queries: digest of the ids and texts of all queries, in order.
     """
 
-    format_version: Literal[1]
+    format_version: Literal[2]
     cascade_version: str
     machine: str
     threads: int = Field(ge=1)
@@ -179,6 +181,8 @@ def _schema(header: Header) -> Any:
             fields += [(f"{unit.name}/lengths", ints), (f"{unit.name}/scores", floats)]
         if unit.role != "fuser":
             fields.append((f"{unit.name}/encode_s", pa.float64()))
+        if unit.reader:
+            fields.append((f"{unit.name}/encode_read_s", pa.float64()))
         fields += [(f"{unit.name}/{column}", seconds) for column in TASK_COLUMNS]
     return pa.schema([pa.field(name, kind) for name, kind in fields], metadata={HEADER_KEY: header.to_bytes()})
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cascade.calibration import measured_encoding
 from cascade.clock import Clock, Deadline, MonotonicClock
 from cascade.cost import CostModel, machine
 from cascade.engine import FINISH_S, QueryRun
@@ -229,6 +230,7 @@ def _unit(stage: OpenedStage) -> RecordedUnit:
         batch_tokens=opened.batch_tokens if isinstance(opened, Reranker | ListwiseReranker) else 0,
         window=opened.window if isinstance(opened, ListwiseReranker) else 0,
         ranges=tuple((int(a), int(b)) for a, b in opened.ranges()) if isinstance(opened, Retriever) else (),
+        reader=stage.reader,
     )
 
 
@@ -315,10 +317,10 @@ class _Recorder:
         retriever = stage.opened
         assert isinstance(retriever, Retriever)
         tasks: list[tuple[Work, float]] = []
+        encoded, encodings = measured_encoding(stage, query, self._clock)
         began = self._clock.now()
-        encoded = retriever.encode_query(query)
         works = [retriever.work(encoded, start, stop) for start, stop in retriever.ranges()]
-        encode_s = self._clock.now() - began
+        encode_s = {f"{action}_s": seconds + self._clock.now() - began for action, seconds in encodings}
         found = []
         for (start, stop), work in zip(retriever.ranges(), works, strict=True):
             began = self._clock.now()
@@ -327,7 +329,7 @@ class _Recorder:
             finite = np.isfinite(part_scores)
             found.append((part_rows[finite], part_scores[finite]))
         rows, scores = merge(found, self._wanted)
-        _append(columns, f"{stage.planned.name}/", {"rows": rows, "scores": scores, "encode_s": encode_s})
+        _append(columns, f"{stage.planned.name}/", {"rows": rows, "scores": scores, **encode_s})
         _append_tasks(columns, stage, tasks)
         return rows, scores
 
@@ -349,11 +351,11 @@ class _Recorder:
         """A query as a reranker encodes it, and int32 [n], the lengths of its candidates."""
         reranker = stage.opened
         assert isinstance(reranker, Reranker | ListwiseReranker)
+        encoded, encodings = measured_encoding(stage, query, self._clock)
         began = self._clock.now()
-        encoded = reranker.encode_query(query)
         lengths = np.asarray(reranker.lengths(encoded, rows), np.int32)
-        encode_s = self._clock.now() - began
-        _append(columns, f"{stage.planned.name}/", {"lengths": lengths, "encode_s": encode_s})
+        encode_s = {f"{action}_s": seconds + self._clock.now() - began for action, seconds in encodings}
+        _append(columns, f"{stage.planned.name}/", {"lengths": lengths, **encode_s})
         return encoded, lengths
 
     def _rerank(self, begun: _Begun, columns: Columns) -> None:

@@ -16,6 +16,7 @@ from cascade.cost import CostProfile, Rates, Sample, fit, machine
 from cascade.errors import InputError
 from cascade.index import Index
 from cascade.stage import Role, Work
+from cascade.tasks import ENCODINGS, Action
 from cascade.tuner.evaluated import pandas
 from cascade.tuner.format import TASK_COLUMNS, Header, RecordedUnit, queries_digest, read_table
 from cascade.tuner.recorder import described
@@ -46,7 +47,7 @@ class UnitData:
 
     Args:
         unit: the stage.
-        encode_s: float64 [queries], seconds of its query-side work; empty for a fuser.
+        encode_s: float64 [queries], seconds of its query-side work, by action; empty for a fuser.
         tasks: float64 [tasks, 4] of each query: pairs, tokens, squares and seconds.
         scores: float32, of each query's candidates, or of a retriever's rows; empty for a fuser.
         lengths: int32, tokens of each pair of a reranker; empty for others.
@@ -54,7 +55,7 @@ class UnitData:
     """
 
     unit: RecordedUnit
-    encode_s: Floats
+    encode_s: Mapping[Action, Floats]
     tasks: Column
     scores: Column
     lengths: Column
@@ -62,7 +63,10 @@ class UnitData:
 
     def samples(self) -> dict[str, list[Sample]]:
         """Measured tasks by cost key."""
-        found = {self.unit.cost_key + "/encode": [Sample(Work(1.0), float(s)) for s in self.encode_s if s > 0]}
+        found = {
+            f"{self.unit.cost_key}/{action}": [Sample(Work(1.0), s) for s in seconds.tolist() if s > 0]
+            for action, seconds in self.encode_s.items()
+        }
         main = [Sample(Work(*row[:3]), row[3]) for row in self.tasks.values.tolist() if row[3] > 0]
         found[f"{self.unit.cost_key}/{ACTION[self.unit.role]}"] = main
         return {key: samples for key, samples in found.items() if samples}
@@ -240,8 +244,9 @@ def _unit_data(table: Any, unit: RecordedUnit) -> UnitData:
     parts = [_column(table, f"{name}/{column}") for column in TASK_COLUMNS]
     tasks = Column(np.stack([part.values for part in parts], axis=1), parts[0].offsets)
     if unit.role == "fuser":
-        return UnitData(unit, np.empty(0), tasks, nothing, nothing, nothing)
-    encode_s = table[f"{name}/encode_s"].to_numpy()
+        return UnitData(unit, {}, tasks, nothing, nothing, nothing)
+    encodings = ENCODINGS if unit.reader else ENCODINGS[:1]
+    encode_s = {action: table[f"{name}/{action}_s"].to_numpy() for action in encodings}
     scores = _column(table, f"{name}/scores")
     if unit.role == "retriever":
         return UnitData(unit, encode_s, tasks, scores, nothing, _column(table, f"{name}/rows"))

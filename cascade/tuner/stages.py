@@ -18,7 +18,7 @@ from cascade.errors import InputError
 from cascade.planner import Plan, PlannedStage
 from cascade.schema import CascadeConfig
 from cascade.stage import Batch, Context, Fuser, ListwiseReranker, Opened, Reranker, Retriever, Tokenizer, Tokens, Work
-from cascade.tasks import OpenedCascade, OpenedStage, Task
+from cascade.tasks import ENCODINGS, OpenedCascade, OpenedStage, Task
 from cascade.tuner.recording import Recording, UnitData
 from cascade.types import NO_METADATA, Query, Rows, Scores
 
@@ -34,6 +34,41 @@ class Meter:
     def __init__(self) -> None:
         self.seconds = 0.0
         self.ratio = 1.0
+
+
+@dataclass(slots=True)
+class ReadOnce:
+    """A query as recorded readers read it: whether a stage has encoded it since."""
+
+    encoded: bool = False
+
+
+class _Encoding:
+    """The recorded query-side work of a stage: its seconds are those of the whole for the stage that reads first."""
+
+    def __init__(self, recording: Recording, data: UnitData, meter: Meter) -> None:
+        self.reader = data.unit.reader
+        self._numbers = recording.numbers
+        self._data = data
+        self._meter = meter
+
+    def read_query(self, query: Query) -> ReadOnce:
+        """Nothing has been encoded yet."""
+        return ReadOnce()
+
+    def encode_query(self, query: Query) -> Any:
+        """The query as the stage looks it up."""
+        return self.encode_read(query, ReadOnce())
+
+    def encode_read(self, query: Query, reading: ReadOnce) -> Any:
+        """The query as the stage looks it up."""
+        number = self._numbers[query.query_id]
+        self._meter.seconds = float(self._data.encode_s["encode_read" if reading.encoded else "encode"][number])
+        reading.encoded = True
+        return self._asked(number)
+
+    def _asked(self, number: int) -> Any:
+        return number
 
 
 @dataclass(slots=True)
@@ -101,21 +136,13 @@ class RecordedCollection:
         raise NotImplementedError("a recording has no texts")
 
 
-class RecordedRetriever(Retriever):
+class RecordedRetriever(_Encoding, Retriever):
     """Finds what the recorded retriever found."""
 
     def __init__(self, recording: Recording, data: UnitData, meter: Meter) -> None:
-        self._numbers = recording.numbers
-        self._data = data
-        self._meter = meter
+        super().__init__(recording, data, meter)
         self._ranges = data.unit.ranges
         self._whole = (min(start for start, _ in self._ranges), max(stop for _, stop in self._ranges))
-
-    def encode_query(self, query: Query) -> int:
-        """The query's number."""
-        number = self._numbers[query.query_id]
-        self._meter.seconds = float(self._data.encode_s[number])
-        return number
 
     def ranges(self) -> Sequence[tuple[int, int]]:
         """As recorded."""
@@ -140,24 +167,20 @@ class RecordedRetriever(Retriever):
         return task
 
 
-class _Pairs:
+class _Pairs(_Encoding):
     """Recorded scores and lengths of pairs."""
 
     def __init__(
         self, recording: Recording, data: UnitData, meter: Meter, ratios: Sequence[Sequence[float]] | None
     ) -> None:
+        super().__init__(recording, data, meter)
         self.batch_tokens = data.unit.batch_tokens
         self.window = data.unit.window
         self._recording = recording
-        self._data = data
-        self._meter = meter
         self._ratios = ratios
 
-    def encode_query(self, query: Query) -> Asked:
-        """The query's number."""
-        asked = Asked(self._recording.numbers[query.query_id])
-        self._meter.seconds = float(self._data.encode_s[asked.number])
-        return asked
+    def _asked(self, number: int) -> Asked:
+        return Asked(number)
 
     def lengths(self, query: Asked, rows: Rows) -> npt.NDArray[np.int32]:
         """int32 [n]: as recorded."""
@@ -218,7 +241,7 @@ class RecordedSeconds:
         return self._pace * self._as_recorded(task, work)
 
     def _as_recorded(self, task: Task, work: Work) -> float:
-        if self._recorded and task.action in ("encode", "search"):
+        if self._recorded and task.action in (*ENCODINGS, "search"):
             return self._meter.seconds + self._handling_s
         rates = self._rates.get(task.cost_key)
         if rates is None:  # of a fuser that was not recorded

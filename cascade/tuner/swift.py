@@ -9,8 +9,8 @@ test holds both equal, in ranking and in seconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -22,7 +22,7 @@ from cascade.cost import CostModel, Rates
 from cascade.engine import FINISH_S
 from cascade.ranking import cut, places, reorder, within
 from cascade.stage import Work
-from cascade.tasks import OpenedCascade, OpenedStage
+from cascade.tasks import Action, OpenedCascade, OpenedStage, foreseen
 from cascade.tuner.finding import ONCE, Finder, Found, Shared, Unknown
 from cascade.tuner.recording import UnitData
 from cascade.types import Candidates, Rows, Scores
@@ -42,6 +42,7 @@ class State:
         spent: seconds of each stage so far.
         scored: candidates that each stage scored.
         degraded: whether any stage did less than it was asked for.
+        read: the readers that have read the query.
         over: whether the deadline came, so that nothing follows.
         given: the scores of stages that later ones combine with their own, by name.
     """
@@ -50,6 +51,7 @@ class State:
     now: float
     spent: list[float]
     scored: list[int]
+    read: frozenset[str]
     degraded: bool = False
     over: bool = False
     given: dict[str, tuple[Rows, Scores]] = field(default_factory=dict)
@@ -62,22 +64,22 @@ class Part(NamedTuple):
         stage: as opened.
         number: its position in the cascade.
         data: what was recorded.
-        encode: rates of its query-side work.
+        encode: rates of its query-side work, by action.
         score: rates of its batches as the scheduler sees them.
         typical: the same without margin.
         ratios: real over typical seconds of its tasks, by query; None for typical ones.
-        typical_encode_s: seconds of its query-side work where what is typical counts; else negative.
+        typical_encode_s: seconds of its query-side work, by action, where what is typical counts; else empty.
         wanted: candidates that it passes on.
     """
 
     stage: OpenedStage
     number: int
     data: UnitData
-    encode: Rates
+    encode: Mapping[Action, Rates]
     score: Rates
     typical: Rates
     ratios: Sequence[Sequence[float]] | None
-    typical_encode_s: float
+    typical_encode_s: Mapping[Action, float]
     wanted: int
 
 
@@ -106,7 +108,7 @@ class Swift:
         self._handling_s = shared.recording.handling_s
         self._finder = Finder(cascade, costs, shared, units, self._expires)
         self._parts = [self._part(stage, number) for number, stage in enumerate(cascade.stages) if number > 0]
-        self._minima_s = [self._minimum(stage) for stage in cascade.stages]
+        self._minima_s = [self._minimum(stage, read) for stage, read in foreseen(cascade.stages)]
         self._budgets_s = [stage.planned.budget_s for stage in cascade.stages]
         self._carry = plan.slack == "carry"
         self._limited = deadline_s != math.inf or any(unit.budget_s != math.inf for unit in plan.units())
@@ -153,7 +155,7 @@ class Swift:
         if query not in known:
             known[query] = self._first_cut(found, query)
         spent, scored, given = [found.now], [found.scored], self._given(found, query)
-        return State(known[query], found.now, spent, scored, found.degraded, found.over, given)
+        return State(known[query], found.now, spent, scored, found.read, found.degraded, found.over, given)
 
     def _first_cut(self, found: Found, query: int) -> Candidates:
         """``ranking.cut`` of what was found; where documents have several passages, cascades share half of its work."""
@@ -193,10 +195,14 @@ class Swift:
         total = len(received)
         if total == 0:
             return self._after(part, query, state, received, now, 0, False)
-        if not scheduler.may_start(now, part.encode.seconds(ONCE) + scheduler.typical_seconds(part.score), deadline):
+        encoding = part.stage.encoding(state.read)
+        least_s = part.encode[encoding].seconds(ONCE) + scheduler.typical_seconds(part.score)
+        if not scheduler.may_start(now, least_s, deadline):
             return self._after(part, query, state, received, now, 0, True)
-        now += part.typical_encode_s if part.typical_encode_s >= 0 else float(part.data.encode_s[query])
+        typical_s = part.typical_encode_s
+        now += typical_s[encoding] if typical_s else float(part.data.encode_s[encoding][query])
         now += self._handling_s
+        state = replace(state, read=state.read | {part.stage.reader})
         known = np.zeros(total, np.bool_)
         end: End = "expired"
         if now < self._expires:
@@ -284,7 +290,9 @@ class Swift:
     ) -> State:
         kept = ranked if part is self._parts[-1] else self._cut(part.stage, ranked, query)
         spent = [*state.spent, now - state.now]
-        return State(kept, now, spent, [*state.scored, scored], state.degraded or degraded, given=state.given)
+        return State(
+            kept, now, spent, [*state.scored, scored], state.read, state.degraded or degraded, given=state.given
+        )
 
     def _cut(self, stage: OpenedStage, ranked: Candidates, query: int) -> Candidates:
         per_document = self._cascade.plan.passages.per_document
@@ -301,10 +309,10 @@ class Swift:
         reserve_s = scheduler.reserve(self._minima_s[number + 1 :], spare_s) if number > 0 else 0.0
         return scheduler.stage_deadline(now, self._end, self._budgets_s[number], carried_s, reserve_s)
 
-    def _minimum(self, stage: OpenedStage) -> float:
+    def _minimum(self, stage: OpenedStage, read: Container[str]) -> float:
         if stage.scoring == "search" or stage.retrievers:
-            return self._finder.minimum(stage)
-        encode_s = self._costs.rates(stage.key("encode")).seconds(ONCE)
+            return self._finder.minimum(stage, read)
+        encode_s = self._costs.rates(stage.key(stage.encoding(read))).seconds(ONCE)
         return encode_s + scheduler.typical_seconds(self._costs.rates(stage.key(stage.scoring)))
 
     def _part(self, stage: OpenedStage, number: int) -> Part:
@@ -312,15 +320,16 @@ class Swift:
         if not np.isfinite(data.scores.values).all():
             raise Unknown("some scores are not finite")
         recorded = self._shared.recorded
+        keys = {action: stage.key(action) for action in data.encode_s}
         return Part(
             stage=stage,
             number=number,
             data=data,
-            encode=self._costs.rates(stage.key("encode")),
+            encode={action: self._costs.rates(key) for action, key in keys.items()},
             score=self._costs.rates(stage.key("score")),
             typical=recording.rates[stage.key("score")],
             ratios=recording.ratios.get(stage.key("score")) if recorded else None,
-            typical_encode_s=-1.0 if recorded else recording.rates[stage.key("encode")].seconds(ONCE),
+            typical_encode_s={} if recorded else {a: recording.rates[key].seconds(ONCE) for a, key in keys.items()},
             wanted=self._cascade.rows_wanted(stage.planned.top_k),
         )
 

@@ -34,6 +34,8 @@ PYLATE = "pylate"
 """The kind of a checkpoint of PyLate."""
 UNTRAINED = "encoder"
 """The kind of a checkpoint that was not made for late interaction."""
+_UNTRAINED_QUERY_TOKENS = 66
+"""With two special tokens, 64 of the query: ``kind: dense`` reads as many, so that one reading serves both."""
 _IDENTITY = ("torch.nn.modules.linear.Identity", "torch.nn.Identity")
 _SUBFOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _Json = TypeVar("_Json", bound=BaseModel)
@@ -120,7 +122,7 @@ def read_format(folder: Path) -> Format:
     if pylate.is_file() and "query_length" in _read_json(pylate):
         return _pylate(folder)
     logger.info("%s: not trained for late interaction; its token embeddings are used as they are", folder)
-    return Format(UNTRAINED, "", "", 64, 256, False, False, (), ())
+    return Format(UNTRAINED, "", "", _UNTRAINED_QUERY_TOKENS, 256, False, False, (), ())
 
 
 def read_projection(form: Format) -> npt.NDArray[np.float32] | None:

@@ -22,6 +22,8 @@ from stages.models import HFTokenizer, fingerprint, layout, load_transformer, lo
 if TYPE_CHECKING:
     import torch
 
+    from stages.runtimes.choice import RuntimeName
+    from stages.runtimes.queries import QueryRead
     from stages.runtimes.states import States
 
 _BATCH_TOKENS = 8192
@@ -35,7 +37,8 @@ class TokenEncoder:
         folder: the checkpoint; ``stages.colbert.checkpoint`` says which kinds there are.
         passage_tokens: most tokens of a passage, special tokens and marker included; None for the checkpoint's own.
         query_tokens: the same for queries.
-        queries: what encodes queries; None for the checkpoint itself.
+        queries: what runs the checkpoint on queries; None for torch.
+        runtime: what the settings say of that.
         expand_queries: whether queries are filled up with [MASK]; None for what the checkpoint says.
 
     Raises:
@@ -48,29 +51,26 @@ class TokenEncoder:
         passage_tokens: int | None = None,
         query_tokens: int | None = None,
         queries: States | None = None,
+        runtime: RuntimeName = "torch",
         expand_queries: bool | None = None,
     ) -> None:
         import torch
 
+        from stages.runtimes.queries import QueryFrame, QueryReader, reader_identity
         from stages.runtimes.states import BatchStates, TorchStates
 
         form = read_format(folder)
         positions = longest_input(folder)
         self._passage_tokens = _length(passage_tokens, form.passage_tokens, positions, folder)
-        self._query_tokens = _length(query_tokens, form.query_tokens, positions, folder)
         special = layout(folder)
         marked = 1 if form.document_marker else 0
         self.tokenizer = HFTokenizer(folder, window=max(self._passage_tokens - special.single_extra - marked, 1))
         self._tail = np.array(special.tail, np.int32)
-        self._query_head = self._head(special.head, form.query_marker)
         self._document_head = self._head(special.head, form.document_marker)
-        expands = form.expand_queries if expand_queries is None else expand_queries
-        self._expansion = self.tokenizer.mask_id if expands else None
-        self._attend_to_expansion = form.attend_to_expansion
         self._model = load_transformer(folder, "encoder")
-        self._queries = queries or TorchStates(self._model)
         self._passages = BatchStates(self._model)
         self._skipped = self._skip_table(form)
+        expands = form.expand_queries if expand_queries is None else expand_queries
         projection = read_projection(form)
         hidden = int(self._model.config.hidden_size)
         if projection is not None and projection.shape[1] != hidden:
@@ -78,14 +78,31 @@ class TokenEncoder:
         self._projection = None if projection is None else torch.from_numpy(projection)
         self.dim = hidden if projection is None else projection.shape[0]
         shape = (form.query_marker, form.document_marker, form.skip_words, self._passage_tokens, self.dim)
-        digest = hashlib.sha256(repr((fingerprint(folder), shape)).encode())
+        weights = fingerprint(folder)
+        digest = hashlib.sha256(repr((weights, shape)).encode())
         if projection is not None:
             digest.update(np.ascontiguousarray(projection).data)
         self.fingerprint = digest.hexdigest()[:16]
         """16 hex digits over everything that shapes the embedding of a passage."""
+        head = self._head(special.head, form.query_marker)
+        length = _length(query_tokens, form.query_tokens, positions, folder)
+        frame = QueryFrame(
+            head=tuple(head.tolist()),
+            tail=special.tail,
+            room=max(length - len(head) - len(special.tail), 0),
+            expansion=self.tokenizer.mask_id if expands else None,
+            attend=form.attend_to_expansion,
+        )
+        states, identity = queries or TorchStates(self._model), reader_identity(weights, runtime)
+        self.queries = QueryReader(self.tokenizer, frame, states, identity)
+        """Reads queries."""
 
     def encode_query(self, text: str, importance: Importance | None = None) -> npt.NDArray[np.float32]:
-        """float32 [query tokens, dim], made on the calling thread: rows of length 1, or as long as they are important.
+        """float32 [query tokens, dim], made on the calling thread; see ``query_embeddings``."""
+        return self.query_embeddings(self.queries.read(text), importance)
+
+    def query_embeddings(self, query: QueryRead, importance: Importance | None = None) -> npt.NDArray[np.float32]:
+        """float32 [query tokens, dim]: rows of length 1, or as long as they are important.
 
         Where queries are expanded there are always as many rows as the query length: [MASK] tokens fill up what the
         query leaves, and score like the others. Khattab and Zaharia 2020, section 3.2. Special tokens are of average
@@ -93,26 +110,16 @@ class TokenEncoder:
         """
         import torch
 
-        room = self._query_tokens - len(self._query_head) - len(self._tail)
-        own = self.tokenizer.encode_start(text, max(room, 0))
-        ids = np.concatenate((self._query_head, own, self._tail))
-        mask = np.ones(len(ids), np.int64)
-        if self._expansion is not None:
-            missing = self._query_tokens - len(ids)
-            ids = np.pad(ids, (0, missing), constant_values=self._expansion)
-            mask = np.pad(mask, (0, missing), constant_values=int(self._attend_to_expansion))
-        rows, masks = ids[None].astype(np.int64), mask[None]
-        states = self._unit(torch.from_numpy(self._queries.states(rows, masks)))
-        embeddings = states.reshape(len(ids), self.dim)
+        embeddings = self._unit(torch.from_numpy(query.states))
         if importance is not None:
-            first = len(self._query_head)
-            embeddings[first : first + len(own)] *= importance(own)[:, None]
+            first = len(self.queries.frame.head)
+            embeddings[first : first + len(query.own)] *= importance(query.own)[:, None]
         return embeddings
 
     def with_queries_on(self, queries: States) -> TokenEncoder:
-        """The same, but for what encodes queries."""
+        """The same, but for what runs the checkpoint on queries."""
         other = copy.copy(self)
-        other._queries = queries
+        other.queries = self.queries.on(queries)
         return other
 
     def encode_passages(self, passages: Sequence[TokenIds]) -> npt.NDArray[np.float32]:
@@ -188,7 +195,7 @@ def encoder_of(settings: ColbertSettings, folder: Path) -> TokenEncoder:
 
     queries = load_states(settings.model, folder, settings.runtime)
     lengths = settings.max_passage_tokens, settings.max_query_tokens
-    return TokenEncoder(folder, *lengths, queries, settings.expand_queries)
+    return TokenEncoder(folder, *lengths, queries, settings.runtime, settings.expand_queries)
 
 
 def passages_of(tokens: Tokens, rows: npt.NDArray[np.integer], window: int) -> Iterator[TokenIds]:

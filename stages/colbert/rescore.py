@@ -25,11 +25,12 @@ from stages.colbert.pooling import pool, pooled_lengths
 from stages.colbert.settings import ColbertSettings
 from stages.colbert.store import CODEC, StoredRecords, StoredVectors, TokenVectors, Writer, ragged_offsets
 from stages.models import HFTokenizer, locate, one_thread
+from stages.runtimes.queries import QueryRead, QueryReader
 
 logger = logging.getLogger(__name__)
 
-Encode: TypeAlias = Callable[[str], npt.NDArray[np.float32]]
-"""From a query's text to its embeddings, [query tokens, dim]."""
+Embed: TypeAlias = Callable[[QueryRead], npt.NDArray[np.float32]]
+"""From a query as the encoder read it to its embeddings, [query tokens, dim]."""
 
 _FLOATS: Mapping[int, Literal["float16", "float32"]] = {16: "float16", 32: "float32"}
 """Types of embeddings that are not compressed, by their bits."""
@@ -90,13 +91,14 @@ class ColbertStage(Stage):
         compute, bits = self._settings.compute, self._settings.bits
         if directory is None:
             vectors: TokenVectors = EncodedVectors(self._encoder, passages.tokens(self.tokenizer))
-            return ColbertReranker(self._encoder.encode_query, vectors, compute)
+            return ColbertReranker(self._encoder.queries, self._encoder.query_embeddings, vectors, compute)
         importance = self._importance(passages, directory) if self._settings.query_weights == "idf" else None
-        encode = functools.partial(self._encoder.encode_query, importance=importance)
+        embed = functools.partial(self._encoder.query_embeddings, importance=importance)
+        queries = self._encoder.queries, embed
         if bits == 16 or bits == 32:
             vectors = StoredVectors(directory, len(passages), self._encoder.dim, _FLOATS[bits])
-            return ColbertReranker(encode, vectors, compute, _STORED_BATCH_TOKENS)
-        return CompressedReranker(encode, StoredRecords(directory, len(passages), self._encoder.dim, bits))
+            return ColbertReranker(*queries, vectors, compute, _STORED_BATCH_TOKENS)
+        return CompressedReranker(*queries, StoredRecords(directory, len(passages), self._encoder.dim, bits))
 
     def _importance(self, passages: Passages, directory: Path) -> Importance:
         found = read_frequencies(directory, self.tokenizer.vocab_size)
@@ -173,28 +175,47 @@ class EncodedVectors:
         return self._encoder.encode_passages(ids), ragged_offsets(self._encoder.kept(self._tokens, rows))
 
 
-class ColbertReranker(Reranker):
+class _EncoderReads(Reranker):
+    """What both rerankers do with a query first."""
+
+    def __init__(self, queries: QueryReader, embed: Embed) -> None:
+        self.reader = queries.name
+        self._queries = queries
+        self._embed = embed
+
+    def read_query(self, query: Query) -> QueryRead:
+        """The states of its tokens."""
+        return self._queries.read(query.text)
+
+
+class ColbertReranker(_EncoderReads):
     """Scores pairs by MaxSim.
 
     Args:
-        encode: from a query's text to its embeddings.
+        queries: reads queries.
+        embed: from what that reads to a query's embeddings.
         vectors: where the passages' embeddings come from.
         compute: type of the product.
         batch_tokens: most tokens in one batch.
     """
 
     def __init__(
-        self, encode: Encode, vectors: TokenVectors, compute: Compute, batch_tokens: int = Reranker.batch_tokens
+        self,
+        queries: QueryReader,
+        embed: Embed,
+        vectors: TokenVectors,
+        compute: Compute,
+        batch_tokens: int = Reranker.batch_tokens,
     ) -> None:
+        super().__init__(queries, embed)
         self.batch_tokens = batch_tokens
-        self._encode = encode
         self._vectors = vectors
         self._compute = compute
         _compile(compute)
 
-    def encode_query(self, query: Query) -> npt.NDArray[np.float32]:
+    def encode_read(self, query: Query, reading: QueryRead) -> npt.NDArray[np.float32]:
         """float32 [query tokens, dim]."""
-        return self._encode(query.text)
+        return self._embed(reading)
 
     def lengths(self, query: npt.NDArray[np.float32], rows: Rows) -> npt.NDArray[np.int32]:
         """int32 [n]: tokens of each passage, from the index or as the encoder would read them."""
@@ -210,29 +231,30 @@ class ColbertReranker(Reranker):
         return scores
 
 
-class CompressedReranker(Reranker):
+class CompressedReranker(_EncoderReads):
     """Scores pairs by MaxSim over compressed embeddings.
 
     Args:
-        encode: from a query's text to its embeddings.
+        queries: reads queries.
+        embed: from what that reads to a query's embeddings.
         stored: the passages' embeddings.
     """
 
     batch_tokens = 16384
 
-    def __init__(self, encode: Encode, stored: StoredRecords) -> None:
-        self._encode = encode
+    def __init__(self, queries: QueryReader, embed: Embed, stored: StoredRecords) -> None:
+        super().__init__(queries, embed)
         self._stored = stored
         self._lookup = Lookup(stored.codec)
         nothing = np.empty((0, stored.codec.dim), np.float32), np.empty(0, np.int64)
         # Has numba compile now, for just these arrays, and not on the first query's time.
         maxsim_compressed(self._lookup.tables(nothing[0]), stored.records, nothing[1], nothing[1])
 
-    def encode_query(self, query: Query) -> QueryTables:
+    def encode_read(self, query: Query, reading: QueryRead) -> QueryTables:
         """The query's embeddings, multiplied with all that a passage's can be made of."""
-        encoded = self._encode(query.text)
+        embeddings = self._embed(reading)
         with one_thread():
-            return self._lookup.tables(encoded)
+            return self._lookup.tables(embeddings)
 
     def lengths(self, query: QueryTables, rows: Rows) -> npt.NDArray[np.int32]:
         """int32 [n]: stored tokens of each passage."""

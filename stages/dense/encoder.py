@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from cascade.errors import ModelError
 from cascade.types import TokenIds
 from stages.models import HFTokenizer, layout, load_transformer, longest_input, pad
 from stages.models.pooling import Pooling, pooled
+from stages.runtimes.queries import QueryFrame, QueryRead, QueryReader
 from stages.runtimes.states import BatchStates, States, TorchStates
 
 _BATCH_TOKENS = 4096
@@ -27,26 +27,28 @@ class Encoder:
         tokenizer: the checkpoint's tokenizer.
         pooling: how token vectors become one: their mean, or that of the first token.
         normalise: scale each vector to length 1.
-        queries: what encodes queries; None for the model itself.
     """
 
-    def __init__(
-        self, folder: Path, tokenizer: HFTokenizer, pooling: Pooling, normalise: bool, queries: States | None = None
-    ) -> None:
+    def __init__(self, folder: Path, tokenizer: HFTokenizer, pooling: Pooling, normalise: bool) -> None:
         self._folder = folder
         self._model = load_transformer(folder, "encoder")
         self._layout = layout(folder)
-        self._pad_id = tokenizer.pad_id
+        self._tokenizer = tokenizer
         self._pooling = pooling
         self._normalise = normalise
-        self._queries = queries or TorchStates(self._model)
         self._passages = BatchStates(self._model)
 
-    def with_queries_on(self, queries: States) -> Encoder:
-        """The same, but for what encodes queries."""
-        other = copy.copy(self)
-        other._queries = queries
-        return other
+    def reader(self, prefix: TokenIds, room: int, states: States | None = None, identity: str = "") -> QueryReader:
+        """What reads queries for this encoder.
+
+        Args:
+            prefix: token ids put before each.
+            room: most tokens of a query, prefix left out.
+            states: runs the model; None for torch.
+            identity: of the model and of what runs it.
+        """
+        frame = QueryFrame((*self._layout.head, *prefix.tolist()), self._layout.tail, room)
+        return QueryReader(self._tokenizer, frame, states or TorchStates(self._model), identity)
 
     @property
     def dimension(self) -> int:
@@ -83,24 +85,21 @@ class Encoder:
             start += len(batch)
         return self._finite(vectors)
 
-    def encode_query(self, query: TokenIds) -> npt.NDArray[np.float32]:
-        """The vector of one text, float32 [dimension], on the calling thread.
+    def query_vector(self, query: QueryRead) -> npt.NDArray[np.float32]:
+        """The vector of a query, float32 [dimension].
 
         Raises:
             ModelError: the model gives NaN or infinity.
         """
-        ids, mask = self._framed([query])
-        states = self._queries.states(ids.numpy(), mask.numpy())
-        found: npt.NDArray[np.float32] = self._finite(self._pooled(torch.from_numpy(states), mask))[0]
+        states, mask = torch.from_numpy(query.states[None]), torch.from_numpy(query.mask[None])
+        found: npt.NDArray[np.float32] = self._finite(self._pooled(states, mask))[0]
         return found
 
     def _forward(self, sequences: Sequence[TokenIds]) -> npt.NDArray[np.float32]:
-        ids, mask = self._framed(sequences)
-        return self._pooled(self._passages.states(ids, mask), mask)
-
-    def _framed(self, sequences: Sequence[TokenIds]) -> tuple[torch.Tensor, torch.Tensor]:
         head, tail = (np.array(ids, np.int32) for ids in (self._layout.head, self._layout.tail))
-        return pad([np.concatenate((head, sequence, tail)) for sequence in sequences], self._pad_id, multiple=1)
+        framed = [np.concatenate((head, sequence, tail)) for sequence in sequences]
+        ids, mask = pad(framed, self._tokenizer.pad_id, multiple=1)
+        return self._pooled(self._passages.states(ids, mask), mask)
 
     def _pooled(self, hidden: torch.Tensor, mask: torch.Tensor) -> npt.NDArray[np.float32]:
         with torch.inference_mode():

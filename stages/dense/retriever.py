@@ -15,11 +15,12 @@ from cascade.errors import IndexCorrupt
 from cascade.stage import Retriever, Work
 from cascade.types import Query, Rows, Scores
 from stages.dense.vectors import BLOCK, Vectors
+from stages.runtimes.queries import QueryRead, QueryReader
 
 GRAPH = "hnsw.faiss"
 _RANGE = 16_384
 
-EncodeQuery = Callable[[str], npt.NDArray[np.float32]]
+ToVector = Callable[[QueryRead], npt.NDArray[np.float32]]
 
 
 class ExactRetriever(Retriever):
@@ -27,16 +28,23 @@ class ExactRetriever(Retriever):
 
     Args:
         vectors: one a passage.
-        encode: text to float32 [dimension].
+        queries: reads queries.
+        to_vector: from what that reads to float32 [dimension].
     """
 
-    def __init__(self, vectors: Vectors, encode: EncodeQuery) -> None:
+    def __init__(self, vectors: Vectors, queries: QueryReader, to_vector: ToVector) -> None:
         self.vectors = vectors
-        self._encode = encode
+        self.reader = queries.name
+        self._queries = queries
+        self._to_vector = to_vector
 
-    def encode_query(self, query: Query) -> npt.NDArray[np.float32]:
+    def read_query(self, query: Query) -> QueryRead:
+        """The states of its tokens."""
+        return self._queries.read(query.text)
+
+    def encode_read(self, query: Query, reading: QueryRead) -> npt.NDArray[np.float32]:
         """float32 [dimension]."""
-        return self._encode(query.text)
+        return self._to_vector(reading)
 
     def ranges(self) -> Sequence[tuple[int, int]]:
         """16,384 rows each: about two milliseconds at 384 components."""
@@ -53,13 +61,14 @@ class HnswRetriever(ExactRetriever):
 
     Args:
         vectors: one a passage.
-        encode: text to float32 [dimension].
+        queries: reads queries.
+        to_vector: from what that reads to float32 [dimension].
         graph: a faiss index over the same vectors.
         ef_search: candidates kept on the way.
     """
 
-    def __init__(self, vectors: Vectors, encode: EncodeQuery, graph: Any, ef_search: int) -> None:
-        super().__init__(vectors, encode)
+    def __init__(self, vectors: Vectors, queries: QueryReader, to_vector: ToVector, graph: Any, ef_search: int) -> None:
+        super().__init__(vectors, queries, to_vector)
         self._faiss = import_faiss()
         self._graph = graph
         self._ef_search = ef_search

@@ -16,6 +16,7 @@ from stages.dense.retriever import GRAPH, ExactRetriever, HnswRetriever, read_gr
 from stages.dense.vectors import BLOCK, VECTORS, Shape, Vectors, finish, write
 from stages.models import HFTokenizer, fingerprint, locate
 from stages.models.pooling import stated_pooling
+from stages.runtimes.queries import reader_identity
 from stages.runtimes.states import load_states
 
 
@@ -27,14 +28,17 @@ class DenseStage(Stage):
         self._settings = settings
         self._tokenizer = HFTokenizer(folder, settings.max_passage_tokens)
         pooling = stated_pooling(folder) if settings.pooling == "auto" else settings.pooling
-        queries = load_states(settings.model, folder, settings.runtime)
-        self._encoder = Encoder(folder, self._tokenizer, pooling, settings.normalise, queries)
-        self._fingerprint = f"{fingerprint(folder)}-{pooling}"
+        self._encoder = Encoder(folder, self._tokenizer, pooling, settings.normalise)
+        weights = fingerprint(folder)
+        self._fingerprint = f"{weights}-{pooling}"
         # A prefix is tokenised for itself, since passages come as ids; its last space would be a token to some.
         prefixes = (settings.passage_prefix.rstrip(), settings.query_prefix.rstrip())
-        self._passage_prefix, self._query_prefix = self._tokenizer.encode(prefixes)
+        self._passage_prefix, query_prefix = self._tokenizer.encode(prefixes)
         self._encoder.require_room(len(self._passage_prefix) + settings.max_passage_tokens)
-        self._encoder.require_room(len(self._query_prefix) + settings.max_query_tokens)
+        self._encoder.require_room(len(query_prefix) + settings.max_query_tokens)
+        states = load_states(settings.model, folder, settings.runtime)
+        identity = reader_identity(weights, settings.runtime)
+        self._reader = self._encoder.reader(query_prefix, settings.max_query_tokens, states, identity)
 
     @property
     def tokenizer(self) -> HFTokenizer:
@@ -63,17 +67,14 @@ class DenseStage(Stage):
     def open(self, passages: Passages, directory: Path | None) -> Retriever:
         """A retriever over the index, or over vectors computed now; without an index always exact."""
         rows, dimension = len(passages), self._encoder.dimension
+        queries = self._reader, self._encoder.query_vector
         if directory is None:
-            return ExactRetriever(self._embed_all(passages), self._encode_query)
+            return ExactRetriever(self._embed_all(passages), *queries)
         vectors = Vectors.read(directory / VECTORS, rows, dimension)
         if self._settings.search == "exact":
-            return ExactRetriever(vectors, self._encode_query)
+            return ExactRetriever(vectors, *queries)
         graph = read_graph(directory / GRAPH, rows, dimension)
-        return HnswRetriever(vectors, self._encode_query, graph, self._settings.hnsw_ef_search)
-
-    def _encode_query(self, text: str) -> npt.NDArray[np.float32]:
-        ids = self._tokenizer.encode_start(text, self._settings.max_query_tokens)
-        return self._encoder.encode_query(np.concatenate((self._query_prefix, ids)))
+        return HnswRetriever(vectors, *queries, graph, self._settings.hnsw_ef_search)
 
     def _embed_all(self, passages: Passages) -> Vectors:
         tokens = passages.tokens(self._tokenizer)

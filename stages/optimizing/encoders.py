@@ -102,13 +102,13 @@ class _Cosine(_Trial):
 
     def __init__(self, folder: Path, form: States) -> None:
         self._tokenizer = HFTokenizer(folder, _PASSAGE_TOKENS)
-        self._slow = Encoder(folder, self._tokenizer, stated_pooling(folder), normalise=True)
-        self._fast = self._slow.with_queries_on(form)
+        self._encoder = Encoder(folder, self._tokenizer, stated_pooling(folder), normalise=True)
+        slow = self._encoder.reader(np.empty(0, np.int32), _QUERY_TOKENS)
+        self._readers = slow, slow.on(form)
 
     def scores(self, question: JudgedQuestion) -> tuple[Scores, Scores]:
-        passages = self._slow.encode([ids[:_PASSAGE_TOKENS] for ids in self._tokenizer.encode(question.passages)])
-        query = self._tokenizer.encode_start(question.text, _QUERY_TOKENS)
-        slow, fast = (encoder.encode_query(query) for encoder in (self._slow, self._fast))
+        passages = self._encoder.encode([ids[:_PASSAGE_TOKENS] for ids in self._tokenizer.encode(question.passages)])
+        slow, fast = (self._encoder.query_vector(reader.read(question.text)) for reader in self._readers)
         return passages @ slow, passages @ fast
 
 

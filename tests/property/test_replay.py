@@ -22,8 +22,8 @@ from tests.tuner_for_tests import CASCADE, Machine, config_of, opened, recorded
 
 PASSAGES, DEPTH = 500, 100
 WORDS = {"name": "words", "kind": "made_up_retriever", "seed": 1, "ranges": 3}
-MEANING = {"name": "meaning", "kind": "made_up_retriever", "seed": 2}
-QUICK = {"name": "quick", "kind": "made_up_reranker", "seed": 3, "token_us": 4.0, "ties": True}
+MEANING = {"name": "meaning", "kind": "made_up_retriever", "seed": 2, "reader": "shared"}
+QUICK = {"name": "quick", "kind": "made_up_reranker", "seed": 3, "token_us": 4.0, "ties": True, "reader": "shared"}
 SLOW = {"name": "slow", "kind": "made_up_reranker", "seed": 4, "token_us": 40.0}
 
 settings.register_profile("replay", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -13,6 +13,7 @@ from tests.fakes import (
     FakeListwise,
     FakeReranker,
     FakeRetriever,
+    ReadingRetriever,
     answer,
     cascade,
     model,
@@ -156,6 +157,17 @@ def test_a_calibrated_model_plans_a_query_that_ends_in_time():
     trace = answer(opened, 0.03, real=rates, known=known).trace
     assert 0 < trace.stages[1].scored < 20
     assert trace.overshoot_s < 0.005
+
+
+def test_what_is_left_of_encoding_a_query_that_was_read_is_measured_apart():
+    opened = cascade(stage("dense", ReadingRetriever(N, "minilm"), 10), passages=N)
+    whole = model({"dense/encode": REAL, "dense/search": REAL}).profile
+    assert not knows_all(whole, opened)
+    profile = calibrate(opened, TickingClock(), quantile=0.9, effort=Effort(0.0, 2))
+    assert set(profile.costs) == {"dense/encode", "dense/encode_read", "dense/search"}
+    assert profile.costs["dense/encode"].typical_s == pytest.approx(0.002)
+    assert profile.costs["dense/encode_read"].typical_s == pytest.approx(0.001)
+    assert knows_all(profile, opened)
 
 
 def test_small_collections_are_measured_too():

@@ -13,6 +13,7 @@ from cascade.testing import HOSTILE_TEXTS, check_stage
 from cascade.types import Query
 from stages.colbert import KIND
 from stages.colbert.store import Writer
+from stages.dense import KIND as DENSE
 from tests.models_for_tests_colbert import MINILM, listed, tiny_colbert
 
 TEXTS = [
@@ -62,6 +63,23 @@ def built(tmp_path_factory, stage, passages):
 
 def scores(opened, text, rows=ROWS):
     return opened.score(Batch.single(opened.encode_query(Query("q", text)), rows))
+
+
+def test_an_untrained_encoder_reads_queries_as_a_dense_retriever_of_the_same_model_does():
+    late = load("bundled:bi-encoder").open(listed(TEXTS), None)
+
+    def retriever(**more):
+        own = DENSE.settings(name="dense", kind="dense", top_k=5, **more)
+        return DENSE.load(own, Context(MINILM)).open(listed(TEXTS), None)
+
+    dense, query = retriever(), Query("q", "why does bread dough rise " * 30)
+    assert late.reader == dense.reader
+    one, other = late.read_query(query), dense.read_query(query)
+    np.testing.assert_array_equal(one.states, other.states)
+    np.testing.assert_array_equal(late.encode_read(query, other), late.encode_query(query))
+    others = [retriever(query_prefix="query: "), retriever(max_query_tokens=32), retriever(runtime="torch")]
+    others += [load("bundled:colbert").open(listed(TEXTS), None)]
+    assert len({late.reader, *(other.reader for other in others)}) == 5
 
 
 def test_an_untrained_encoder_ranks_the_passage_that_answers_first():
