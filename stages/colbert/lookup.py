@@ -56,7 +56,8 @@ class Lookup:
         levels = np.pad(codec.levels, ((0, padding), (0, 0))).reshape(self._positions, together, -1)
         numbers = np.arange(together)
         chosen = (np.arange(_PIECES)[:, None] >> codec.bits * numbers) & (2**codec.bits - 1)
-        self._pieces = np.ascontiguousarray(levels[:, numbers, chosen])  # [positions, 16, dimensions together]
+        self._pieces = np.ascontiguousarray(levels[:, numbers, chosen], np.float32)
+        """float32 [positions, 16, dimensions together]: all that four bits of a record can stand for."""
 
     def tables(self, query: npt.NDArray[np.float32]) -> QueryTables:
         """The tables of a query, float32 [query tokens, dim]; a token that is not finite makes scores that are not."""
@@ -64,27 +65,100 @@ class Lookup:
 
         finite = np.isfinite(query).all(axis=1)
         tokens, blocks = len(query), max(-(-len(query) // LANES), 1)
-        padded = np.zeros((blocks * LANES, self._codec.dim), np.float32)
-        padded[:tokens][finite] = query[finite]
-        products = torch.mm(torch.from_numpy(self._codec.centroids), torch.from_numpy(padded).T).numpy()
-        pieces = self._by_piece(padded)
-        least = products.min(axis=0), pieces.min(axis=1)
-        spread = (products.max(axis=0) - least[0]) + (pieces.max(axis=1) - least[1]).sum(axis=0)
-        # A sum of so many rounded numbers can exceed the rounded sum by half of one each.
-        steps = np.float32(_HIGHEST - self._positions - 1) / np.where(spread > 0, spread, 1)
-        rows = np.concatenate(((pieces - least[1][:, None]).reshape(-1, len(padded)), products - least[0]))
-        sums = np.rint(rows * steps).astype(np.uint16).reshape(len(rows), blocks, LANES)
-        affine = np.stack((1 / steps, least[0] + least[1].sum(axis=0)))
-        affine[1, :tokens][~finite] = np.nan
-        by_block = affine.reshape(2, blocks, LANES).transpose(1, 0, 2)
-        return QueryTables(tokens, np.ascontiguousarray(sums.transpose(1, 0, 2)), np.ascontiguousarray(by_block))
+        dim, together = self._codec.dim, self._pieces.shape[2]
+        by_dimension = np.zeros((self._positions * together, blocks * LANES), np.float32)
+        by_dimension[:dim, :tokens][:, finite] = query[finite].T
+        products = torch.mm(torch.from_numpy(self._codec.centroids), torch.from_numpy(by_dimension[:dim])).numpy()
+        sums = np.empty((blocks, self._positions * _PIECES + len(products), LANES), np.uint16)
+        affine = np.empty((blocks, 2, LANES), np.float32)
+        _quantise(self._pieces, by_dimension, products, sums, affine)
+        for token in np.flatnonzero(~finite):
+            affine[token // LANES, 1, token % LANES] = np.nan
+        return QueryTables(tokens, sums, affine)
 
-    def _by_piece(self, padded: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """float32 [positions, 16, query tokens]: products with all that four bits of a record can stand for."""
-        width = self._positions * self._pieces.shape[2]
-        query = np.pad(padded, ((0, 0), (0, width - self._codec.dim))).T
-        products: npt.NDArray[np.float32] = self._pieces @ query.reshape(self._positions, -1, len(padded))
-        return products
+
+@compiled
+def _products(
+    pieces: npt.NDArray[np.float32],
+    query: npt.NDArray[np.float32],
+    position: int,
+    found: npt.NDArray[np.float32],
+) -> None:
+    """Stores in ``found``, float32 [16, query tokens], products of the query with the pieces of one position."""
+    _, choices, together = pieces.shape
+    for number in range(together):
+        dimension = position * together + number
+        for piece in range(choices):
+            value = pieces[position, piece, number]
+            for token in range(query.shape[1]):
+                added = value * query[dimension, token]
+                found[piece, token] = added if number == 0 else found[piece, token] + added
+
+
+@compiled
+def _store(
+    products: npt.NDArray[np.float32],
+    least: npt.NDArray[np.float32],
+    steps: npt.NDArray[np.float32],
+    sums: npt.NDArray[np.uint16],
+    first: int,
+) -> None:
+    """Stores products, float32 [n, query tokens], in the tables' rows from ``first`` on."""
+    for number in range(len(products)):
+        for table in range(len(sums)):
+            for lane in range(LANES):
+                token = table * LANES + lane
+                above = (products[number, token] - least[token]) * steps[token]
+                sums[table, first + number, lane] = np.uint16(np.rint(above))
+
+
+@compiled
+def _quantise(
+    pieces: npt.NDArray[np.float32],
+    query: npt.NDArray[np.float32],
+    products: npt.NDArray[np.float32],
+    sums: npt.NDArray[np.uint16],
+    affine: npt.NDArray[np.float32],
+) -> None:
+    """Fills ``sums`` and ``affine`` of a ``QueryTables``, so that no sum of rows exceeds 16 bits.
+
+    Args:
+        pieces: float32 [positions, 16, dimensions together], all that four bits can stand for.
+        query: float32 [positions * dimensions together, query tokens].
+        products: float32 [centroids, query tokens], of the query with each centroid.
+        sums: uint16 [tables, rows, LANES].
+        affine: float32 [tables, 2, LANES].
+    """
+    positions, choices, together = pieces.shape
+    tokens = query.shape[1]
+    low, high = products[0].copy(), products[0].copy()
+    for number in range(1, len(products)):
+        for token in range(tokens):
+            low[token] = min(low[token], products[number, token])
+            high[token] = max(high[token], products[number, token])
+    spread, offset = high - low, low.copy()
+    least, greatest = np.empty((positions, tokens), np.float32), np.empty(tokens, np.float32)
+    found = np.empty((choices, tokens), np.float32)
+    for position in range(positions):
+        _products(pieces, query, position, found)
+        for token in range(tokens):
+            least[position, token] = greatest[token] = found[0, token]
+        for piece in range(1, choices):
+            for token in range(tokens):
+                least[position, token] = min(least[position, token], found[piece, token])
+                greatest[token] = max(greatest[token], found[piece, token])
+        for token in range(tokens):
+            spread[token] += greatest[token] - least[position, token]
+            offset[token] += least[position, token]
+    steps = np.empty(tokens, np.float32)
+    for token in range(tokens):  # a sum of so many rounded numbers can exceed the rounded sum by half of one each
+        steps[token] = np.float32(_HIGHEST - positions - 1) / (spread[token] if spread[token] > 0 else np.float32(1))
+        affine[token // LANES, 0, token % LANES] = np.float32(1) / steps[token]
+        affine[token // LANES, 1, token % LANES] = offset[token]
+    for position in range(positions):
+        _products(pieces, query, position, found)
+        _store(found, least[position], steps, sums, position * choices)
+    _store(products, low, steps, sums, positions * choices)
 
 
 def maxsim_compressed(
