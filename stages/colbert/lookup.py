@@ -129,7 +129,7 @@ def _quantise(
         sums: uint16 [tables, rows, LANES].
         affine: float32 [tables, 2, LANES].
     """
-    positions, choices, together = pieces.shape
+    positions, choices = pieces.shape[:2]
     tokens = query.shape[1]
     low, high = products[0].copy(), products[0].copy()
     for number in range(1, len(products)):
