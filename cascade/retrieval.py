@@ -86,11 +86,15 @@ def _checked(value: Any, start: int, stop: int) -> tuple[Rows, Scores]:
 
 
 def fuse(run: StageRun, fallback: Callable[[Sequence[tuple[Rows, Scores]]], tuple[Rows, Scores]]) -> Steps:
-    """Merges what the retrievers in ``run.found`` gave into one ranking, which takes their place."""
+    """Merges what the retrievers in ``run.found`` gave into one ranking, which takes their place.
+
+    Starts if it ends in time on average: what it makes is better than any stopgap, and nobody waits for it too long.
+    """
     fuser, inputs = run.stage.opened, tuple(run.found)
     assert isinstance(fuser, Fuser)
     work = Work(pairs=float(sum(len(rows) for rows, _ in inputs)))
     task = run.task("fuse", lambda: fuser.fuse(inputs), work)
+    task = task._replace(predicted_s=run.costs.likely_s(run.key, work))
     outcome = (yield from run.tried(task)) if run.may_start(task) else None
     if outcome is None:
         run.end("budget", "no time to fuse")

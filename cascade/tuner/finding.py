@@ -237,7 +237,7 @@ class Finder:
                 break
         fused = False
         if self._fused and not over and most > 0:
-            fused = scheduler.may_start(now, self._predicted_fuse_s(_work(parts)), deadline)
+            fused = scheduler.may_start(now, self._costs.likely_s(self._stage.key("fuse"), _work(parts)), deadline)
             if fused:
                 now += self._fuse_s(parts)
                 over = now >= self._expires

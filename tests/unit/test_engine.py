@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cascade.clock import Deadline, VirtualClock
-from cascade.cost import CostModel, Rates
+from cascade.cost import Cost, CostModel, Rates
 from cascade.engine import QueryRun
 from cascade.errors import Cancelled, DeadlineExceeded, StageError
 from cascade.health import CircuitBreaker
@@ -865,8 +865,22 @@ def test_a_fusion_that_was_held_up_for_a_while_is_tried_again():
     pair = [stage("x", FakeRetriever(N, 100), 50), stage("y", FakeRetriever(N, 100), 50)]
     opened = cascade(stage("hybrid", FakeFuser(), 50, retrievers=pair), passages=N)
     costs = model(costs_of(opened))
-    for _ in range(30):
+    for _ in range(60):
         costs.observe(opened.stages[0].key("fuse"), Work(100.0), 0.5)
-    details = [answer(opened, 0.1, known=costs).trace.stages[0].detail for _ in range(80)]
+    details = [answer(opened, 0.1, known=costs).trace.stages[0].detail for _ in range(120)]
     assert details[0] == "no time to fuse"
     assert details[-1] == ""
+
+
+def test_fusing_starts_if_it_ends_in_time_on_average():
+    """The stopgap is worse than what a fuser makes, and nothing else could have used the time."""
+    pair = [stage("x", FakeRetriever(N, 100), 50), stage("y", FakeRetriever(N, 100), 50)]
+    opened = cascade(stage("hybrid", FakeFuser(), 50, retrievers=pair), passages=N)
+    rates = costs_of(opened) | {"hybrid/fuse": Rates(0.01), "x/search": Rates(0.02), "y/search": Rates(0.02)}
+    profile = model(rates).profile
+    careful = CostModel(replace(profile, costs={**profile.costs, "hybrid/fuse": Cost(Rates(0.01), 3.0, 100)}))
+    details = []
+    for search_s in (0.06, 0.075):  # more than it was predicted to take: 20 ms are left, and 5
+        slow = rates | {"y/search": Rates(search_s)}
+        details.append(answer(opened, 0.1, real=slow, known=careful).trace.stages[0].detail)
+    assert details == ["", "no time to fuse"]
