@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from cascade.cli.options import Config, IndexDir, Queries, Threads
+from cascade.cli.options import Config, IndexDir, Queries, Threads, in_a_folder
 from cascade.cli.output import messages, progress_bar
 from cascade.cores import cores
-from cascade.errors import InputError
 from cascade.index import Index
 from cascade.io import read_queries
 from cascade.load import load_config
@@ -26,7 +25,9 @@ def record(
     config: Config,
     index: IndexDir,
     queries: Queries,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The recording, a Parquet file.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", callback=in_a_folder, help="The recording, a Parquet file.")
+    ],
     depth: Annotated[
         int | None,
         typer.Option("--depth", min=1, help="Documents of each retriever; default: twice the largest top_k of one."),
@@ -45,8 +46,6 @@ def record(
     Example: cascade record --config configs/default.yaml --index idx --queries queries.jsonl --out T.parquet
     """
     checked = load_config(config)
-    if not out.parent.is_dir():
-        raise InputError(f"{out}: expected an existing folder {out.parent}, found none; create it first")
     require_new(out, force)
     asked = read_queries(queries)[:limit]
     subject = Subject.open(checked, Index.open(index), cores() if threads is None else threads)

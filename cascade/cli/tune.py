@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from cascade.cli.options import in_a_folder
 from cascade.cli.output import console, messages, progress_bar
 from cascade.errors import InputError
 from cascade.index import Index
@@ -36,6 +37,7 @@ def tune(
         typer.Option(
             "--out",
             metavar="FILE",
+            callback=in_a_folder,
             help="Of the tuned cascade. Beside it: NAME.front.json, .html and .png; NAME.study.jsonl, what was tried, "
             "so that the study can go on; NAME.verified.json of --verify.",
         ),
@@ -57,7 +59,9 @@ def tune(
     partial: Annotated[
         bool, typer.Option("--partial", help="Leave out judgments of queries that were not recorded.")
     ] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Run the best cascades live; needs --index.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Run the best cascades live, few queries several times; needs --index.")
+    ] = False,
     index: Annotated[Path | None, typer.Option("--index", "-i", metavar="DIR", help="The recorded index.")] = None,
     threads: Annotated[
         int | None,
@@ -74,8 +78,6 @@ def tune(
     if verify and index is None:
         raise typer.BadParameter("--verify runs cascades live and needs --index")
     chosen_sampler = _sampler(sampler)
-    if not out.parent.is_dir():
-        raise InputError(f"{out}: expected an existing folder {out.parent}, found none; create it first")
     recorded = Recording.load(recording)
     opened = None if index is None else Index.open(index)
     if opened is not None:

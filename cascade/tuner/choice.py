@@ -21,6 +21,8 @@ Mask = npt.NDArray[np.bool_]
 ENOUGH = 100
 """Judged queries from which on half of them may be kept for validation; of fewer, all serve for both by turns."""
 FOLDS = 5
+SIGNIFICANCE = 0.95
+"""Confidence at least with which a cascade that somebody wrote is replaced, however wide the error bars may be."""
 RESAMPLES = 1000
 
 
@@ -190,7 +192,7 @@ class Tuning:
         values = self._quality[:, answers]
         values = values[:, ~np.isnan(values).any(axis=0)]
         gains = values - values[np.argmax(np.where(written, quality, -np.inf))]
-        return np.where(written, quality, quality - margins(gains, self.goal.confidence))
+        return np.where(written, quality, quality - margins(gains, max(SIGNIFICANCE, self.goal.confidence)))
 
     def front(self) -> ParetoFront:
         """The best cascade of each latency, each with what it is worth on queries it was not chosen by.
