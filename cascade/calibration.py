@@ -15,7 +15,7 @@ import numpy as np
 from cascade.clock import Clock
 from cascade.cost import CostProfile, Sample, fit, joined, machine
 from cascade.stage import Batch, Encoded, ListwiseReranker, QuerySide, Reranker, Retriever, Work
-from cascade.tasks import ENCODINGS, Action, OpenedCascade, OpenedStage
+from cascade.tasks import Action, OpenedCascade, OpenedStage, encodings
 from cascade.types import Document, Query, Rows
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -104,8 +104,7 @@ def knows_all(known: CostProfile, cascade: OpenedCascade) -> bool:
 
 
 def _knows(known: CostProfile, stage: OpenedStage) -> bool:
-    encodings = ENCODINGS if stage.reader else ENCODINGS[:1]
-    return all(stage.key(action) in known.costs for action in (*encodings, stage.scoring))
+    return all(stage.key(action) in known.costs for action in (*encodings(stage.reader), stage.scoring))
 
 
 def _units(cascade: OpenedCascade) -> Iterator[OpenedStage]:
@@ -148,8 +147,8 @@ def _measured(
     collection = cascade.collection
     (text,) = collection.texts(rng.integers(0, len(collection), 1).astype(np.int32))
     query = Query("calibration", " ".join(text.split()[:QUERY_WORDS]) or "query")
-    encoded, encodings = measured_encoding(stage, query, clock)
-    found = [(stage.key(action), Sample(Work(1.0), seconds)) for action, seconds in encodings]
+    encoded, taken = measured_encoding(stage, query, clock)
+    found = [(stage.key(action), Sample(Work(1.0), seconds)) for action, seconds in taken]
     if isinstance(stage.opened, Retriever):
         wanted = cascade.rows_wanted(stage.planned.top_k)
         return found + _searches(stage, stage.opened, encoded, wanted, clock), True

@@ -26,7 +26,7 @@ from cascade.errors import InputError
 from cascade.io import write_json_atomic
 from cascade.stage import Work
 
-PROFILE_VERSION = 1
+PROFILE_VERSION = 2
 
 
 class Rates(NamedTuple):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import threading
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -90,8 +90,6 @@ class QueryRun:
         self._waited_s = 0.0
         self._worked = False
         self._positions = [i for i, stage in enumerate(cascade.stages) if candidates is None or stage.reranks]
-        stages = [cascade.stages[position] for position in self._positions]
-        self._minima_s = [self._minimum(stage, read) for stage, read in foreseen(stages)]
         self._ranked = Candidates.empty() if candidates is None else candidates
         self._kept: list[Candidates] = []
         self._tails: list[Candidates] = []
@@ -103,7 +101,7 @@ class QueryRun:
         self._failure: Exception | None = None
         self._overrun = ""
         self._short = False
-        needed = list(foreseen(self._needed_units(stages)))
+        needed = list(foreseen(self._needed_units()))
         self.minimum_s = sum(self._minimum(stage, read) for stage, read in needed)
         self.margin_s = sum(self._margin(stage, read) for stage, read in needed)
         self._ahead = len(cascade.stages) - len(self._positions)
@@ -275,7 +273,7 @@ class QueryRun:
         for i, inner in enumerate(retrievers):
             now = self._clock.now()
             end = fusion.deadline - (fusing_s if i > 0 else 0.0)  # what the first one finds is an answer by itself
-            least_s, *later_s = (self._minimum(unit, self._readings) for unit in retrievers[i:])
+            least_s, *later_s = self._minima(retrievers[i:])
             reserve_s = scheduler.reserve(later_s, end - now - least_s)
             deadline = scheduler.stage_deadline(now, end, inner.planned.budget_s, 0.0, reserve_s)
             run = self._begin(inner, deadline, fusion.latest)
@@ -308,30 +306,35 @@ class QueryRun:
             carried_s = scheduler.carried(budgets_s, [trace.seconds - trace.waited_s for trace in self._traces])
         stage, reserve_s = self.cascade.stages[self._positions[number]], 0.0
         if stage.reranks:
-            spare_s = self.work_by - now - self._minima_s[number]
-            reserve_s = scheduler.reserve(self._minima_s[number + 1 :], spare_s)
+            least_s, *later_s = self._minima([self.cascade.stages[position] for position in self._positions[number:]])
+            reserve_s = scheduler.reserve(later_s, self.work_by - now - least_s)
         deadline = scheduler.stage_deadline(now, self.work_by, stage.planned.budget_s, carried_s, reserve_s)
         return deadline, self.work_by - reserve_s
 
-    def _minimum(self, stage: OpenedStage, read: Container[str]) -> float:
+    def _minima(self, stages: Sequence[OpenedStage]) -> list[float]:
+        """Predicted seconds of the least that each of the next stages can do, given what has read the query so far."""
+        return [self._minimum(stage, read) for stage, read in foreseen(stages, self._readings)]
+
+    def _minimum(self, stage: OpenedStage, read: frozenset[str]) -> float:
         """Predicted seconds of the least that a stage can do, where some readers have read the query before."""
         if stage.retrievers:
-            return sum(self._minimum(inner, read) for inner in stage.retrievers)
+            return sum(self._minimum(inner, before) for inner, before in foreseen(stage.retrievers, read))
         encode_s = self._costs.rates(stage.key(stage.encoding(read))).seconds(ENCODING)
         if not stage.reranks:
             return encode_s + stage.ranges * self._costs.typical_s(stage.key("search"))
         return encode_s + scheduler.typical_seconds(self._costs.rates(stage.key(stage.scoring)), stage.together)
 
-    def _needed_units(self, stages: Sequence[OpenedStage]) -> Sequence[OpenedStage]:
+    def _needed_units(self) -> Sequence[OpenedStage]:
         """Whose least makes an answer worth having."""
+        stages = [self.cascade.stages[position] for position in self._positions]
         if self.cascade.plan.overload == "refuse" or not stages:
             return stages
         return [(*stages[0].retrievers, stages[0])[0]]
 
-    def _margin(self, stage: OpenedStage, read: Container[str]) -> float:
+    def _margin(self, stage: OpenedStage, read: frozenset[str]) -> float:
         """Seconds by which the least that a stage can do is predicted to take more than on average."""
         if stage.retrievers:
-            return sum(self._margin(inner, read) for inner in stage.retrievers)
+            return sum(self._margin(inner, before) for inner, before in foreseen(stage.retrievers, read))
         encode = stage.key(stage.encoding(read))
         return self._costs.rates(encode).seconds(ENCODING) - self._costs.typical_s(encode)
 

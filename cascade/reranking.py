@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cascade import scheduler
 from cascade.stage import Batch, Encoded, ListwiseReranker, Reranker, Work
-from cascade.stagerun import StageRun, Steps, encode, encoded, floats
+from cascade.stagerun import StageRun, Steps, encode, floats, own_form
 from cascade.tasks import Outcome, Task
 from cascade.types import Query, Rows
 
@@ -91,7 +91,7 @@ def _worth_starting(run: StageRun, groups: Sequence[scheduler.Group], encoding_s
 def _encode_pairs(
     run: StageRun, reranker: Reranker | ListwiseReranker, query: Query
 ) -> tuple[Encoded, npt.NDArray[np.int32]]:
-    asked, rows = encoded(run, query), run.received.rows
+    asked, rows = own_form(run, query), run.received.rows
     lengths = np.asarray(reranker.lengths(asked, rows))
     if lengths.shape != rows.shape:
         raise ValueError(f"lengths() gave an array of shape {lengths.shape} for {len(rows)} candidates")

@@ -11,7 +11,7 @@ import numpy as np
 
 from cascade import scheduler
 from cascade.stage import Encoded, Fuser, Retriever, Work
-from cascade.stagerun import StageRun, Steps, encode, encoded, floats
+from cascade.stagerun import StageRun, Steps, encode, floats, own_form
 from cascade.types import Query, Rows, Scores
 
 
@@ -57,7 +57,7 @@ def retrieve(run: StageRun, query: Query, wanted: int) -> Steps:
 def _encode_ranges(
     run: StageRun, retriever: Retriever, query: Query
 ) -> tuple[Encoded, list[tuple[int, int]], list[Work]]:
-    asked, ranges = encoded(run, query), list(retriever.ranges())
+    asked, ranges = own_form(run, query), list(retriever.ranges())
     return asked, ranges, [retriever.work(asked, start, stop) for start, stop in ranges]
 
 

@@ -191,16 +191,16 @@ class Batch:
 class QuerySide:
     """What a stage does with a query before it sees any passage."""
 
-    reader: str = ""
-    """Identifies what reads the query, which is most of this work, where stages may share it; empty where they do not.
+    query_reader: str = ""
+    """Identifies what reads queries for this stage, where others may use what it read; empty where it reads for itself.
 
-    The engine has a query read once by all stages of one reader. Such a stage implements ``read_query`` and
-    ``encode_read``, any other no more than ``encode_query``.
+    Reading is most of this work, and the engine has it done once for all stages of one reader. A stage that names one
+    implements ``read_query`` and ``encode_read``, which are called instead of ``encode_query``.
     """
 
     def encode_query(self, query: Query) -> Encoded:
         """The query in this stage's form; done once per query."""
-        return self.encode_read(query, self.read_query(query)) if self.reader else query.text
+        return self.encode_read(query, self.read_query(query)) if self.query_reader else query.text
 
     def read_query(self, query: Query) -> Reading:
         """The query as the reader reads it, the same for all stages of that reader."""

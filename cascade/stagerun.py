@@ -240,15 +240,21 @@ def encode(run: StageRun, call: Callable[[], Any]) -> Generator[Task, Outcome | 
     return outcome
 
 
-def encoded(run: StageRun, query: Query) -> Encoded:
-    """The query in the stage's own form; what reads it for several stages does so for the first of them only."""
+def own_form(run: StageRun, query: Query) -> Encoded:
+    """The query as the stage encodes it; what reads it for several stages does so for the first of them only.
+
+    A reading that the first cannot encode is not kept: the next had better read for itself.
+    """
     opened, reader = run.stage.opened, run.stage.reader
     assert isinstance(opened, QuerySide)
     if not reader:
         return opened.encode_query(query)
-    if reader not in run.readings:
-        run.readings[reader] = opened.read_query(query)
-    return opened.encode_read(query, run.readings[reader])
+    if run.encoding == "encode_read":
+        return opened.encode_read(query, run.readings[reader])
+    reading = opened.read_query(query)
+    encoded = opened.encode_read(query, reading)
+    run.readings[reader] = reading
+    return encoded
 
 
 _FLOAT32 = np.dtype(np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -14,7 +14,6 @@ from cascade.stage import Batch, Fuser, ListwiseReranker, Opened, QuerySide, Ret
 
 Action: TypeAlias = Literal["encode", "encode_read", "search", "score", "window", "fuse"]
 """``encode_read`` is ``encode`` of a query that has been read for an earlier stage."""
-ENCODINGS: tuple[Action, ...] = ("encode", "encode_read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class OpenedStage:
         object.__setattr__(self, "scoring", _scoring(self.opened))
         object.__setattr__(self, "ranges", len(self.opened.ranges()) if isinstance(self.opened, Retriever) else 0)
         object.__setattr__(self, "together", _together(self.opened))
-        object.__setattr__(self, "reader", self.opened.reader if isinstance(self.opened, QuerySide) else "")
+        object.__setattr__(self, "reader", self.opened.query_reader if isinstance(self.opened, QuerySide) else "")
 
     def planned_as(self, planned: PlannedStage, retrievers: tuple[OpenedStage, ...]) -> OpenedStage:
         """The same under another plan; what it opened to is not asked again."""
@@ -82,9 +81,19 @@ def _together(opened: Opened) -> int:
     return max(1, min(opened.window, int(opened.batch_tokens / TYPICAL_TOKENS)))
 
 
-def foreseen(stages: Sequence[OpenedStage]) -> Iterator[tuple[OpenedStage, frozenset[str]]]:
-    """Stages in the order in which they run, each with the readers that will have read the query before it."""
-    read: frozenset[str] = frozenset()
+def encodings(reader: str) -> tuple[Action, ...]:
+    """What the query-side work of a stage can be, given its reader."""
+    return ("encode", "encode_read") if reader else ("encode",)
+
+
+def foreseen(stages: Sequence[OpenedStage], read: Iterable[str] = ()) -> Iterator[tuple[OpenedStage, frozenset[str]]]:
+    """Stages in the order in which they run, each with the readers that will have read the query before it.
+
+    Args:
+        stages: that are to come.
+        read: readers that have read it already.
+    """
+    read = frozenset(read)
     for stage in stages:
         yield stage, read
         read |= {unit.reader for unit in (*stage.retrievers, stage)}
@@ -165,7 +174,8 @@ class Task(NamedTuple):
         cost_key: what its cost is filed under.
         call: does it.
         work: how much it is.
-        predicted_s: seconds at the plan's quantile; 0 when nothing is known.
+        predicted_s: seconds at the plan's quantile, or on average of what is started as long as it probably ends in
+            time: the first search, and fusing; 0 when nothing is known.
         deadline: when its stage has to end at the latest, in the clock's seconds.
         batch: of a ``score`` task, the pairs, so that tasks of several queries can be scored in one call.
     """

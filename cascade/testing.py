@@ -113,6 +113,8 @@ def check_stage(
         first, second = (_open(loaded, passages, directory, role) for loaded in (stage, again))
         for one, other in zip(_sample(first, passages), _sample(second, passages), strict=True):
             _require(np.array_equal(one, other), "reopening the index gives other results")
+        readers = [getattr(opened, "query_reader", "") for opened in (first, second)]
+        _require(readers[0] == readers[1], f"two loads of the same settings name other readers: {readers}")
         openings.append(first)
     for opened in openings:
         if isinstance(opened, Retriever):
@@ -230,7 +232,7 @@ def check_listwise(
     encoded = opened.encode_query(queries[0])
     for size in (0, 1, 2, len(rows)):
         _check_scores(opened.score_window(encoded, rows[:size]), len(rows[:size]))
-    _check_reading(opened, queries, lambda query: [opened.score_window(query, rows)])
+    _check_reading(opened, queries, lambda query: [opened.score_window(query, rows)], tolerance)
     first, second = opened.score_window(encoded, rows), opened.score_window(encoded, rows)
     _require(np.allclose(first, second, tolerance, tolerance), "the same window gives other scores")
     _check_threads(lambda: [opened.score_window(encoded, rows)])
@@ -344,13 +346,16 @@ def _check_reading(
     opened: Retriever | Reranker | ListwiseReranker,
     queries: Sequence[Query],
     results: Callable[[Encoded], list[npt.NDArray[Any]]],
+    tolerance: float = 0.0,
 ) -> None:
     """What others have read of a query serves as well, however often it is encoded."""
-    for query in queries if opened.reader else ():
+    _require(isinstance(opened.query_reader, str), f"query_reader must be a string, got {opened.query_reader!r}")
+    for query in queries if opened.query_reader else ():
         expected, reading = results(opened.encode_query(query)), opened.read_query(query)
         for _ in range(2):
             for one, other in zip(results(opened.encode_read(query, reading)), expected, strict=True):
-                _require(np.array_equal(one, other), "encode_read() gives another query than encode_query()")
+                close = np.allclose(one, other, tolerance, tolerance)
+                _require(close, "encode_read() gives another query than encode_query()")
 
 
 def _check_work(work: Work) -> None:

@@ -140,7 +140,7 @@ class Reads:
     """Reads queries as others of its reader do; ``read`` and ``encoded`` count how often, ``fault`` is of reading."""
 
     def __init__(self, reader: str, fault: Fault = no_fault) -> None:
-        self.reader = reader
+        self.query_reader = reader
         self.reading_fault = fault
         self.read = self.encoded = 0
 

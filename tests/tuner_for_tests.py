@@ -89,10 +89,10 @@ class _MadeUp:
     def __init__(self, settings: MadeUpSettings, machine: Machine, passages: int) -> None:
         self.settings, self.machine, self.passages = settings, machine, passages
         self.batch_tokens, self.window = 2000, 10
-        self.reader = settings.reader
+        self.query_reader = settings.reader
 
     def encode_query(self, query: Query) -> Query:
-        return self.encode_read(query, self.read_query(query) if self.reader else query)
+        return self.encode_read(query, self.read_query(query) if self.query_reader else query)
 
     def read_query(self, query: Query) -> Query:
         self.machine.spend(0.002)
@@ -146,7 +146,7 @@ stages:
     kind: fusion
     top_k: 60
     retrievers:
-      - {name: words, kind: made_up_retriever, seed: 1, ranges: 3, top_k: 80}
+      - {name: words, kind: made_up_retriever, seed: 1, ranges: 3, reader: shared, top_k: 80}
       - {name: meaning, kind: made_up_retriever, seed: 2, reader: shared, top_k: 80}
   - {name: quick, kind: made_up_reranker, seed: 3, token_us: 4.0, ties: true, reader: shared, top_k: 40}
   - {name: slow, kind: made_up_reranker, seed: 4, token_us: 40.0, top_k: 10}

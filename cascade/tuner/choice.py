@@ -21,8 +21,8 @@ Mask = npt.NDArray[np.bool_]
 ENOUGH = 100
 """Judged queries from which on half of them may be kept for validation; of fewer, all serve for both by turns."""
 FOLDS = 5
-SIGNIFICANCE = 0.95
-"""Confidence at least with which a cascade that somebody wrote is replaced, however wide the error bars may be."""
+LEAST_CONFIDENCE = 0.95
+"""With which a cascade that somebody wrote is replaced, however narrow the error bars are asked to be."""
 RESAMPLES = 1000
 
 
@@ -192,7 +192,7 @@ class Tuning:
         values = self._quality[:, answers]
         values = values[:, ~np.isnan(values).any(axis=0)]
         gains = values - values[np.argmax(np.where(written, quality, -np.inf))]
-        return np.where(written, quality, quality - margins(gains, max(SIGNIFICANCE, self.goal.confidence)))
+        return np.where(written, quality, quality - margins(gains, max(LEAST_CONFIDENCE, self.goal.confidence)))
 
     def front(self) -> ParetoFront:
         """The best cascade of each latency, each with what it is worth on queries it was not chosen by.

@@ -161,16 +161,14 @@ class Finder:
         self._stage = cascade.stages[0]
         self._retrievers = self._stage.retrievers or (self._stage,)
         self._fused = bool(self._stage.retrievers)
-        self._minima_s = [(self.minimum(stage, ()), self.minimum(stage, (stage.reader,))) for stage in self._retrievers]
+        self._minima_s: dict[tuple[int, frozenset[str]], list[float]] = {}
         self._foreseen = list(foreseen(self._retrievers))
         self._all_read = frozenset(stage.reader for stage in self._retrievers)
         most = sum(cascade.rows_wanted(stage.planned.top_k) for stage in self._retrievers)
         self._fusing_s = self._predicted_fuse_s(Work(pairs=float(most))) if self._fused else 0.0
 
-    def minimum(self, stage: OpenedStage, read: Container[str]) -> float:
-        """Predicted seconds of the least that a retriever, or several and their fuser, can do; as the engine has it."""
-        if stage.retrievers:
-            return sum(self.minimum(inner, read) for inner in stage.retrievers)
+    def _minimum(self, stage: OpenedStage, read: frozenset[str]) -> float:
+        """Predicted seconds of the least that a retriever can do, as the engine has it."""
         search_s = stage.ranges * self._costs.typical_s(stage.key("search"))
         return self._costs.rates(stage.key(stage.encoding(read))).seconds(ONCE) + search_s
 
@@ -279,14 +277,14 @@ class Finder:
         found = rows[inside][:wanted], scores[inside][:wanted]
         return Searched(found, now, searched, True, now >= self._expires)
 
-    def _own_deadline(self, number: int, now: float, deadline: float, read: Container[str]) -> float:
+    def _own_deadline(self, number: int, now: float, deadline: float, read: frozenset[str]) -> float:
         if not self._fused:
             return deadline
         end = deadline - (self._fusing_s if number > 0 else 0.0)
-        least_s, *later_s = (
-            minima_s[stage.reader in read]
-            for minima_s, stage in zip(self._minima_s[number:], self._retrievers[number:], strict=True)
-        )
+        if (number, read) not in self._minima_s:
+            coming = foreseen(self._retrievers[number:], read)
+            self._minima_s[number, read] = [self._minimum(stage, before) for stage, before in coming]
+        least_s, *later_s = self._minima_s[number, read]
         reserve_s = scheduler.reserve(later_s, end - now - least_s)
         own_s = self._retrievers[number].planned.budget_s
         return scheduler.stage_deadline(now, end, own_s, 0.0, reserve_s)

@@ -15,7 +15,7 @@ from cascade.errors import DeadlineExceeded
 from cascade.executor import Executor
 from cascade.opening import with_budget
 from cascade.stage import Work
-from cascade.tasks import ENCODINGS, OpenedCascade
+from cascade.tasks import OpenedCascade, encodings
 from cascade.tuner.format import TASK_COLUMNS
 from cascade.types import Query
 
@@ -59,7 +59,7 @@ def _costs(cascade: OpenedCascade, columns: Mapping[str, list[Any]], quantile: f
     for stage in (unit for outer in cascade.stages for unit in (*outer.retrievers, outer)):
         parts = [np.concatenate(columns[f"{stage.planned.name}/{column}"]).tolist() for column in TASK_COLUMNS]
         samples[stage.key(stage.scoring)] = [Sample(Work(*work), s) for *work, s in zip(*parts, strict=True) if s > 0]
-        for action in ENCODINGS:
-            encodings = columns.get(f"{stage.planned.name}/{action}_s", [])
-            samples[stage.key(action)] = [Sample(Work(1.0), s) for s in encodings if s > 0]
+        for action in encodings(stage.reader):
+            taken_s = columns.get(f"{stage.planned.name}/{action}_s", [])
+            samples[stage.key(action)] = [Sample(Work(1.0), s) for s in taken_s if s > 0]
     return {key: fit(measured, quantile) for key, measured in samples.items() if measured}

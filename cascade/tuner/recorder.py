@@ -181,9 +181,13 @@ def _parts_folder(out: Path, header: Header, force: bool) -> Path:
     folder = out.with_name(out.name + ".parts")
     folder.mkdir(exist_ok=True)
     for path in sorted(folder.glob("part-*.parquet"))[:1]:
-        _, begun = read_table(path)
-        fields = type(header).model_fields
-        other = [name for name in fields if getattr(begun, name) != getattr(header, name)]
+        try:
+            _, begun = read_table(path)
+        except InputError:  # of another version of the format, or damaged
+            other = ["format"]
+        else:
+            fields = type(header).model_fields
+            other = [name for name in fields if getattr(begun, name) != getattr(header, name)]
         if other and force:
             shutil.rmtree(folder)
             folder.mkdir()
@@ -317,10 +321,10 @@ class _Recorder:
         retriever = stage.opened
         assert isinstance(retriever, Retriever)
         tasks: list[tuple[Work, float]] = []
-        encoded, encodings = measured_encoding(stage, query, self._clock)
+        encoded, taken = measured_encoding(stage, query, self._clock)
         began = self._clock.now()
         works = [retriever.work(encoded, start, stop) for start, stop in retriever.ranges()]
-        encode_s = {f"{action}_s": seconds + self._clock.now() - began for action, seconds in encodings}
+        encode_s = {f"{action}_s": seconds + self._clock.now() - began for action, seconds in taken}
         found = []
         for (start, stop), work in zip(retriever.ranges(), works, strict=True):
             began = self._clock.now()
@@ -351,10 +355,10 @@ class _Recorder:
         """A query as a reranker encodes it, and int32 [n], the lengths of its candidates."""
         reranker = stage.opened
         assert isinstance(reranker, Reranker | ListwiseReranker)
-        encoded, encodings = measured_encoding(stage, query, self._clock)
+        encoded, taken = measured_encoding(stage, query, self._clock)
         began = self._clock.now()
         lengths = np.asarray(reranker.lengths(encoded, rows), np.int32)
-        encode_s = {f"{action}_s": seconds + self._clock.now() - began for action, seconds in encodings}
+        encode_s = {f"{action}_s": seconds + self._clock.now() - began for action, seconds in taken}
         _append(columns, f"{stage.planned.name}/", {"lengths": lengths, **encode_s})
         return encoded, lengths
 

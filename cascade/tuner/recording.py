@@ -16,7 +16,7 @@ from cascade.cost import CostProfile, Rates, Sample, fit, machine
 from cascade.errors import InputError
 from cascade.index import Index
 from cascade.stage import Role, Work
-from cascade.tasks import ENCODINGS, Action
+from cascade.tasks import Action, encodings
 from cascade.tuner.evaluated import pandas
 from cascade.tuner.format import TASK_COLUMNS, Header, RecordedUnit, queries_digest, read_table
 from cascade.tuner.recorder import described
@@ -245,8 +245,7 @@ def _unit_data(table: Any, unit: RecordedUnit) -> UnitData:
     tasks = Column(np.stack([part.values for part in parts], axis=1), parts[0].offsets)
     if unit.role == "fuser":
         return UnitData(unit, {}, tasks, nothing, nothing, nothing)
-    encodings = ENCODINGS if unit.reader else ENCODINGS[:1]
-    encode_s = {action: table[f"{name}/{action}_s"].to_numpy() for action in encodings}
+    encode_s = {action: table[f"{name}/{action}_s"].to_numpy() for action in encodings(unit.reader)}
     scores = _column(table, f"{name}/scores")
     if unit.role == "retriever":
         return UnitData(unit, encode_s, tasks, scores, nothing, _column(table, f"{name}/rows"))

@@ -18,7 +18,7 @@ from cascade.errors import InputError
 from cascade.planner import Plan, PlannedStage
 from cascade.schema import CascadeConfig
 from cascade.stage import Batch, Context, Fuser, ListwiseReranker, Opened, Reranker, Retriever, Tokenizer, Tokens, Work
-from cascade.tasks import ENCODINGS, OpenedCascade, OpenedStage, Task
+from cascade.tasks import OpenedCascade, OpenedStage, Task
 from cascade.tuner.recording import Recording, UnitData
 from cascade.types import NO_METADATA, Query, Rows, Scores
 
@@ -47,7 +47,7 @@ class _Encoding:
     """The recorded query-side work of a stage: its seconds are those of the whole for the stage that reads first."""
 
     def __init__(self, recording: Recording, data: UnitData, meter: Meter) -> None:
-        self.reader = data.unit.reader
+        self.query_reader = data.unit.reader
         self._numbers = recording.numbers
         self._data = data
         self._meter = meter
@@ -241,7 +241,7 @@ class RecordedSeconds:
         return self._pace * self._as_recorded(task, work)
 
     def _as_recorded(self, task: Task, work: Work) -> float:
-        if self._recorded and task.action in (*ENCODINGS, "search"):
+        if self._recorded and task.action in ("encode", "encode_read", "search"):
             return self._meter.seconds + self._handling_s
         rates = self._rates.get(task.cost_key)
         if rates is None:  # of a fuser that was not recorded

@@ -9,7 +9,7 @@ test holds both equal, in ranking and in seconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -108,7 +108,7 @@ class Swift:
         self._handling_s = shared.recording.handling_s
         self._finder = Finder(cascade, costs, shared, units, self._expires)
         self._parts = [self._part(stage, number) for number, stage in enumerate(cascade.stages) if number > 0]
-        self._minima_s = [self._minimum(stage, read) for stage, read in foreseen(cascade.stages)]
+        self._minima_s: dict[tuple[int, frozenset[str]], list[float]] = {}
         self._budgets_s = [stage.planned.budget_s for stage in cascade.stages]
         self._carry = plan.slack == "carry"
         self._limited = deadline_s != math.inf or any(unit.budget_s != math.inf for unit in plan.units())
@@ -145,7 +145,7 @@ class Swift:
             known[query] = self._begun(uncut[query], query)
         whole: State = known[query]
         if self._limited:
-            deadline = self._deadline_at(0, 0.0, 0.0)
+            deadline = self._deadline_at(0, 0.0, 0.0, frozenset())
             if not self._finder.unhindered(query, deadline, whole.now):
                 return self._begun(self._finder.within(query, deadline), query)
         return whole
@@ -302,16 +302,19 @@ class Swift:
 
     def _deadline_of(self, number: int, state: State) -> float:
         carried_s = scheduler.carried(self._budgets_s[:number], state.spent) if self._carry else 0.0
-        return self._deadline_at(number, state.now, carried_s)
+        return self._deadline_at(number, state.now, carried_s, state.read)
 
-    def _deadline_at(self, number: int, now: float, carried_s: float) -> float:
-        spare_s = self._end - now - self._minima_s[number]
-        reserve_s = scheduler.reserve(self._minima_s[number + 1 :], spare_s) if number > 0 else 0.0
+    def _deadline_at(self, number: int, now: float, carried_s: float, read: frozenset[str]) -> float:
+        reserve_s = 0.0
+        if number > 0:
+            if (number, read) not in self._minima_s:
+                coming = foreseen(self._cascade.stages[number:], read)
+                self._minima_s[number, read] = [self._minimum(stage, before) for stage, before in coming]
+            least_s, *later_s = self._minima_s[number, read]
+            reserve_s = scheduler.reserve(later_s, self._end - now - least_s)
         return scheduler.stage_deadline(now, self._end, self._budgets_s[number], carried_s, reserve_s)
 
-    def _minimum(self, stage: OpenedStage, read: Container[str]) -> float:
-        if stage.scoring == "search" or stage.retrievers:
-            return self._finder.minimum(stage, read)
+    def _minimum(self, stage: OpenedStage, read: frozenset[str]) -> float:
         encode_s = self._costs.rates(stage.key(stage.encoding(read))).seconds(ONCE)
         return encode_s + scheduler.typical_seconds(self._costs.rates(stage.key(stage.scoring)))
 

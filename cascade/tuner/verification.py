@@ -29,8 +29,9 @@ WARM_UP = 20
 SETTLING = 20
 """Queries under the budget before those that count, so that the engine's beliefs have settled, as in replay."""
 ANSWERS = 200
-"""As many answers at least make up a percentile: few questions are asked several times."""
+"""As many answers are wanted for a percentile: few queries are asked several times, ..."""
 MOST_PASSES = 5
+"""but not more often than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def verify(
 
     A machine that others use, too, is faster at one hour than at another. So some queries are asked without a budget
     before those that count and after, and what all tasks were recorded to take is scaled by how much longer these take
-    now. Of few queries the 95th percentile is the time of the two or three that a pause of the machine happened to hit,
+    now. Of few queries a high percentile is the time of the two or three that a pause of the machine happened to hit,
     so that they are asked more than once; the quality is the mean.
 
     Args:

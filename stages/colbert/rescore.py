@@ -179,7 +179,7 @@ class _EncoderReads(Reranker):
     """What both rerankers do with a query first."""
 
     def __init__(self, queries: QueryReader, embed: Embed) -> None:
-        self.reader = queries.name
+        self.query_reader = queries.name
         self._queries = queries
         self._embed = embed
 

@@ -38,7 +38,7 @@ class Encoder:
         self._normalise = normalise
         self._passages = BatchStates(self._model)
 
-    def reader(self, prefix: TokenIds, room: int, states: States | None = None, identity: str = "") -> QueryReader:
+    def reader(self, prefix: TokenIds, room: int, states: States | None, identity: str) -> QueryReader:
         """What reads queries for this encoder.
 
         Args:

@@ -34,7 +34,7 @@ class ExactRetriever(Retriever):
 
     def __init__(self, vectors: Vectors, queries: QueryReader, to_vector: ToVector) -> None:
         self.vectors = vectors
-        self.reader = queries.name
+        self.query_reader = queries.name
         self._queries = queries
         self._to_vector = to_vector
 

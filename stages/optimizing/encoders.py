@@ -103,7 +103,7 @@ class _Cosine(_Trial):
     def __init__(self, folder: Path, form: States) -> None:
         self._tokenizer = HFTokenizer(folder, _PASSAGE_TOKENS)
         self._encoder = Encoder(folder, self._tokenizer, stated_pooling(folder), normalise=True)
-        slow = self._encoder.reader(np.empty(0, np.int32), _QUERY_TOKENS)
+        slow = self._encoder.reader(np.empty(0, np.int32), _QUERY_TOKENS, None, "")
         self._readers = slow, slow.on(form)
 
     def scores(self, question: JudgedQuestion) -> tuple[Scores, Scores]:

@@ -20,7 +20,7 @@ from stages.runtimes.states import States
 
 
 def reader_identity(weights: str, runtime: RuntimeName) -> str:
-    """Of an encoder, given the fingerprint of its weights, and of what a stage's settings have run it."""
+    """Of an encoder and what runs it: the fingerprint of its weights, and the runtime that a stage's settings name."""
     return f"{weights}/{runtime}"
 
 
@@ -71,14 +71,14 @@ class QueryReader:
     def __init__(self, tokenizer: HFTokenizer, frame: QueryFrame, states: States, identity: str) -> None:
         self.frame = frame
         self.name = hashlib.sha256(repr((identity, astuple(frame))).encode()).hexdigest()[:16]
-        """Readers of one name read alike."""
+        """Readers of one name read alike; empty for one that may read otherwise."""
         self._tokenizer = tokenizer
         self._states = states
 
     def on(self, states: States) -> QueryReader:
-        """The same, run by something else."""
+        """The same, run by something else, and without a name."""
         other = copy.copy(self)
-        other._states = states
+        other._states, other.name = states, ""
         return other
 
     def read(self, text: str) -> QueryRead:

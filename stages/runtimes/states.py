@@ -23,8 +23,8 @@ from stages.runtimes.choice import Floats, Ints, RuntimeName, engines_of, runtim
 
 logger = logging.getLogger(__name__)
 
-_LONGEST_QUERY = 64
-"""Tokens of queries for which a form is ready at once; longer ones are rare."""
+_LONGEST_QUERY = 66
+"""Tokens of queries, special ones included, for which a form is ready at once: as many as stages read by default."""
 
 
 class States(Protocol):

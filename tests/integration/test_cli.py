@@ -441,7 +441,9 @@ def test_calibrating_for_another_cascade_keeps_what_is_known_of_the_first(
     def costs() -> set[str]:
         return set(json.loads((index / "costs.json").read_text())["costs"])
 
-    assert cli("calibrate", "-c", longer, "-i", index).code == 0
+    ran = cli("calibrate", "-c", longer, "-i", index)
+    assert ran.code == 0
+    assert "encode_read: a question that another stage has read" in ran.out
     whole = costs()
     assert cli("calibrate", "-c", words, "-i", index).code == 0
     assert costs() == whole

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +20,9 @@ from cascade.index import Index
 from cascade.io import read_corpus, read_qrels
 from cascade.load import load_config, parse_config
 from cascade.planner import plan
-from cascade.tuner import Recording, Replayer, Subject, record, replay
-from cascade.types import Query
+from cascade.tuner import Judgments, Recording, Replayer, Subject, record, replay
+from cascade.tuner.verification import ANSWERS, MOST_PASSES, WARM_UP, verify
+from cascade.types import Query, Ranking
 from tests.integration.conftest import Small
 
 QUESTIONS = 20
@@ -109,6 +112,40 @@ def test_tuning_writes_a_cascade_that_runs_and_a_page_and_a_picture(
             assert verified["measured"] == pytest.approx(verified["predicted"], abs=1e-9)
     with Cascade.from_yaml(out, index=judged.small.index) as engine:
         assert len(engine.search("configure logging to a file", budget_ms=None)) > 0
+
+
+def test_few_queries_are_asked_several_times_to_verify(judged: Judged, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: Counter[bool] = Counter()
+    search = Cascade.search
+
+    def counted(self: Cascade, query: Query, *, budget_ms: Any) -> Ranking:
+        asked[budget_ms is None] += 1
+        return search(self, query, budget_ms=budget_ms)
+
+    monkeypatch.setattr(Cascade, "search", counted)
+    recording = Recording.load(judged.recording)
+    config = parse_config(OTHERS.format(first=9, second=8))
+    judgments = Judgments.of(read_qrels(judged.qrels), recording)
+    index = Index.open(judged.small.index)
+    (found,) = verify([("of words", config)], recording, judgments, index, measure="nDCG@10", percentile=80)
+    count = len(recording)
+    assert count * MOST_PASSES < ANSWERS
+    some = min(count, WARM_UP)
+    assert asked == {True: 2 * some, False: some + MOST_PASSES * count}
+    assert found.measured == pytest.approx(found.predicted)
+
+
+@pytest.mark.parametrize("command", ["record", "tune"])
+def test_a_folder_that_is_not_there_is_noticed_before_the_work(
+    judged: Judged, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    given = {
+        "record": ["--config", judged.small.config, "--index", judged.small.index, "--queries", judged.queries],
+        "tune": ["--recording", judged.recording, "--qrels", judged.qrels, "--budget-ms", "50"],
+    }
+    out = tmp_path / "no" / "file"
+    assert run_command([command, *map(str, given[command]), "--out", str(out)]) == EXIT_USAGE
+    assert "there is no folder" in capsys.readouterr().err
 
 
 def test_when_to_stop_early_is_learned_from_a_recording(judged: Judged, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ from cascade.tuner.stages import SteadyCosts, Timing
 from tests.tuner_for_tests import CASCADE, Machine, config_of, opened, recorded
 
 PASSAGES, DEPTH = 500, 100
-WORDS = {"name": "words", "kind": "made_up_retriever", "seed": 1, "ranges": 3}
+WORDS = {"name": "words", "kind": "made_up_retriever", "seed": 1, "ranges": 3, "reader": "shared"}
 MEANING = {"name": "meaning", "kind": "made_up_retriever", "seed": 2, "reader": "shared"}
 QUICK = {"name": "quick", "kind": "made_up_reranker", "seed": 3, "token_us": 4.0, "ties": True, "reader": "shared"}
 SLOW = {"name": "slow", "kind": "made_up_reranker", "seed": 4, "token_us": 40.0}
@@ -185,7 +185,7 @@ def test_a_query_that_ends_in_a_retriever_without_time_has_no_answer(made: Recor
     assert not any(made.replayer().rankings(config).values())
 
 
-@pytest.mark.parametrize("budget_ms", [None, 30])
+@pytest.mark.parametrize("budget_ms", [None, 45])
 def test_what_is_too_improbable_is_left_out_alike(made: Recorded, budget_ms: int | None) -> None:
     """Also where the time was short, so that some documents keep the score of an earlier stage."""
     retrievers = [{**one, "top_k": 80} for one in (WORDS, MEANING)]

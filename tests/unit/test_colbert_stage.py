@@ -73,13 +73,13 @@ def test_an_untrained_encoder_reads_queries_as_a_dense_retriever_of_the_same_mod
         return DENSE.load(own, Context(MINILM)).open(listed(TEXTS), None)
 
     dense, query = retriever(), Query("q", "why does bread dough rise " * 30)
-    assert late.reader == dense.reader
+    assert late.query_reader == dense.query_reader
     one, other = late.read_query(query), dense.read_query(query)
     np.testing.assert_array_equal(one.states, other.states)
     np.testing.assert_array_equal(late.encode_read(query, other), late.encode_query(query))
     others = [retriever(query_prefix="query: "), retriever(max_query_tokens=32), retriever(runtime="torch")]
     others += [load("bundled:colbert").open(listed(TEXTS), None)]
-    assert len({late.reader, *(other.reader for other in others)}) == 5
+    assert len({late.query_reader, *(other.query_reader for other in others)}) == 5
 
 
 def test_an_untrained_encoder_ranks_the_passage_that_answers_first():

@@ -231,4 +231,4 @@ def test_replacing_the_profile_forgets_what_was_learnt():
 def test_the_fingerprint_of_a_machine_is_stable_and_counts_its_cores():
     assert machine() == machine()
     assert machine().endswith(f", {cores()} cores")
-    assert costs.PROFILE_VERSION == 1
+    assert costs.PROFILE_VERSION == 2

@@ -8,6 +8,7 @@ import pytest
 from cascade.clock import Deadline, VirtualClock
 from cascade.cost import Rates
 from cascade.engine import QueryRun
+from cascade.health import CircuitBreaker
 from cascade.tasks import Outcome
 from cascade.types import Candidates
 from tests.fakes import (
@@ -32,6 +33,7 @@ LENGTHS = varied_lengths(N)
 
 
 def opened(fault=no_fault, late="minilm", **plan):
+    """Two retrievers, of which the second reads with minilm, and two rerankers, of which the first may."""
     pair = [stage("words", FakeRetriever(N), 30), stage("meaning", ReadingRetriever(N, "minilm", fault), 30)]
     return cascade(
         stage("rrf", FakeFuser(), 40, retrievers=pair),
@@ -50,7 +52,7 @@ def encodings(run: QueryRun) -> dict[str, str]:
             found[task.stage.planned.name] = task.cost_key.split("/")[1]
         try:
             outcome = Outcome(task.call(), None, 0.0, 0.0)
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:
             outcome = Outcome(None, error, 0.0, 0.0)
         task = run.advance(outcome)
     return found
@@ -86,6 +88,39 @@ def test_what_failed_to_read_leaves_it_to_the_next():
     assert counts(stages) == [(1, 0), (1, 1)]
     assert run.trace.stages[0].retrievers[1].reason == "failed"
     assert run.trace.stages[1].reason == "complete"
+
+
+def test_what_the_first_could_not_encode_is_read_anew_by_the_next():
+    stages = opened(lambda words: words[:-1])  # which it notices, as it would notice that a state is not finite
+    run = started(stages)
+    assert encodings(run)["late"] == "encode"
+    assert run.trace.stages[0].retrievers[1].reason == "failed"
+    assert run.trace.stages[1].reason == "complete"
+
+
+def test_a_reader_that_was_left_out_is_not_counted_on():
+    """The cross-encoder's least is only kept back where late interaction can do with what is left."""
+    breaker = CircuitBreaker(VirtualClock())
+    for _ in range(3):
+        breaker.failed("meaning", "out of memory")
+    stages = opened()
+    rates = costs_of(stages) | {"late/encode": Rates(fixed_s=0.008), "late/encode_read": Rates(fixed_s=0.0005)}
+    rates["ce/encode"] = Rates(fixed_s=0.005)
+    trace = answer(stages, 0.0155, real=rates, health=breaker).trace
+    assert trace.stages[0].retrievers[1].reason == "skipped"
+    assert trace.stages[1].scored > 0
+
+
+def test_retrievers_of_one_reader_foresee_each_other():
+    def least_s(second: str) -> float:
+        pair = [stage("one", ReadingRetriever(N, "minilm"), 30), stage("two", ReadingRetriever(N, second), 30)]
+        stages = cascade(stage("rrf", FakeFuser(), 40, retrievers=pair), passages=N, overload="refuse")
+        rates = costs_of(stages) | {"two/encode": Rates(fixed_s=0.005), "two/encode_read": Rates(fixed_s=0.001)}
+        costs = model(rates)
+        run = QueryRun(stages, QUERY, clock=VirtualClock(), deadline=Deadline.never(), costs=costs)
+        return run.minimum_s
+
+    assert least_s("other") - least_s("minilm") == pytest.approx(0.004)
 
 
 def test_nobody_has_read_for_a_stage_that_comes_first():
