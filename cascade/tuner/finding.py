@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container
+from collections.abc import Callable, Container, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -136,6 +136,27 @@ class Shared:
         return self._kept[key]
 
 
+class Minima:
+    """The least that each of several stages can do, in predicted seconds, worked out when first asked for.
+
+    Args:
+        stages: in the order in which they run.
+        minimum: of one, given the readers that have read the query before it.
+    """
+
+    def __init__(self, stages: Sequence[OpenedStage], minimum: Callable[[OpenedStage, frozenset[str]], float]) -> None:
+        self._stages = stages
+        self._minimum = minimum
+        self._known: dict[tuple[int, frozenset[str]], list[float]] = {}
+
+    def __call__(self, number: int, read: frozenset[str]) -> list[float]:
+        """Of the ``number``-th stage (from 0) and all after it, where some readers have read the query."""
+        if (number, read) not in self._known:
+            coming = foreseen(self._stages[number:], read)
+            self._known[number, read] = [self._minimum(stage, before) for stage, before in coming]
+        return self._known[number, read]
+
+
 class Finder:
     """Replays the first stage of a cascade.
 
@@ -161,7 +182,7 @@ class Finder:
         self._stage = cascade.stages[0]
         self._retrievers = self._stage.retrievers or (self._stage,)
         self._fused = bool(self._stage.retrievers)
-        self._minima_s: dict[tuple[int, frozenset[str]], list[float]] = {}
+        self._minima_s = Minima(self._retrievers, self._minimum)
         self._foreseen = list(foreseen(self._retrievers))
         self._all_read = frozenset(stage.reader for stage in self._retrievers)
         most = sum(cascade.rows_wanted(stage.planned.top_k) for stage in self._retrievers)
@@ -281,10 +302,7 @@ class Finder:
         if not self._fused:
             return deadline
         end = deadline - (self._fusing_s if number > 0 else 0.0)
-        if (number, read) not in self._minima_s:
-            coming = foreseen(self._retrievers[number:], read)
-            self._minima_s[number, read] = [self._minimum(stage, before) for stage, before in coming]
-        least_s, *later_s = self._minima_s[number, read]
+        least_s, *later_s = self._minima_s(number, read)
         reserve_s = scheduler.reserve(later_s, end - now - least_s)
         own_s = self._retrievers[number].planned.budget_s
         return scheduler.stage_deadline(now, end, own_s, 0.0, reserve_s)

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,7 @@ BATCH_SIZES = (32, 1, 64, 8, 2, 128, 16, 4)
 FUSED_SHARES = (1, 4)
 """Fusion is timed on the whole rankings and on a quarter of them."""
 
+T = TypeVar("T")
 Columns = dict[str, list[Any]]
 Positions = npt.NDArray[np.intp]
 
@@ -321,10 +322,9 @@ class _Recorder:
         retriever = stage.opened
         assert isinstance(retriever, Retriever)
         tasks: list[tuple[Work, float]] = []
-        encoded, taken = measured_encoding(stage, query, self._clock)
-        began = self._clock.now()
-        works = [retriever.work(encoded, start, stop) for start, stop in retriever.ranges()]
-        encode_s = {f"{action}_s": seconds + self._clock.now() - began for action, seconds in taken}
+        encoded, works, encode_s = self._encoded(
+            stage, query, lambda encoded: [retriever.work(encoded, *part) for part in retriever.ranges()]
+        )
         found = []
         for (start, stop), work in zip(retriever.ranges(), works, strict=True):
             began = self._clock.now()
@@ -355,12 +355,21 @@ class _Recorder:
         """A query as a reranker encodes it, and int32 [n], the lengths of its candidates."""
         reranker = stage.opened
         assert isinstance(reranker, Reranker | ListwiseReranker)
-        encoded, taken = measured_encoding(stage, query, self._clock)
-        began = self._clock.now()
-        lengths = np.asarray(reranker.lengths(encoded, rows), np.int32)
-        encode_s = {f"{action}_s": seconds + self._clock.now() - began for action, seconds in taken}
+        encoded, lengths, encode_s = self._encoded(
+            stage, query, lambda encoded: np.asarray(reranker.lengths(encoded, rows), np.int32)
+        )
         _append(columns, f"{stage.planned.name}/", {"lengths": lengths, **encode_s})
         return encoded, lengths
+
+    def _encoded(
+        self, stage: OpenedStage, query: Query, size_up: Callable[[Any], T]
+    ) -> tuple[Any, T, dict[str, float]]:
+        """A query in a stage's own form, what its work is going to be, and seconds of both, by column."""
+        encoded, taken = measured_encoding(stage, query, self._clock)
+        began = self._clock.now()
+        sizes = size_up(encoded)
+        more_s = self._clock.now() - began
+        return encoded, sizes, {f"{action}_s": seconds + more_s for action, seconds in taken}
 
     def _rerank(self, begun: _Begun, columns: Columns) -> None:
         """Appends what the rerankers say of a query."""

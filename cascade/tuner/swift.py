@@ -22,8 +22,8 @@ from cascade.cost import CostModel, Rates
 from cascade.engine import FINISH_S
 from cascade.ranking import cut, places, reorder, within
 from cascade.stage import Work
-from cascade.tasks import Action, OpenedCascade, OpenedStage, foreseen
-from cascade.tuner.finding import ONCE, Finder, Found, Shared, Unknown
+from cascade.tasks import Action, OpenedCascade, OpenedStage
+from cascade.tuner.finding import ONCE, Finder, Found, Minima, Shared, Unknown
 from cascade.tuner.recording import UnitData
 from cascade.types import Candidates, Rows, Scores
 
@@ -108,7 +108,7 @@ class Swift:
         self._handling_s = shared.recording.handling_s
         self._finder = Finder(cascade, costs, shared, units, self._expires)
         self._parts = [self._part(stage, number) for number, stage in enumerate(cascade.stages) if number > 0]
-        self._minima_s: dict[tuple[int, frozenset[str]], list[float]] = {}
+        self._minima_s = Minima(cascade.stages, self._minimum)
         self._budgets_s = [stage.planned.budget_s for stage in cascade.stages]
         self._carry = plan.slack == "carry"
         self._limited = deadline_s != math.inf or any(unit.budget_s != math.inf for unit in plan.units())
@@ -307,10 +307,7 @@ class Swift:
     def _deadline_at(self, number: int, now: float, carried_s: float, read: frozenset[str]) -> float:
         reserve_s = 0.0
         if number > 0:
-            if (number, read) not in self._minima_s:
-                coming = foreseen(self._cascade.stages[number:], read)
-                self._minima_s[number, read] = [self._minimum(stage, before) for stage, before in coming]
-            least_s, *later_s = self._minima_s[number, read]
+            least_s, *later_s = self._minima_s(number, read)
             reserve_s = scheduler.reserve(later_s, self._end - now - least_s)
         return scheduler.stage_deadline(now, self._end, self._budgets_s[number], carried_s, reserve_s)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,12 +25,9 @@ from stages.colbert.pooling import pool, pooled_lengths
 from stages.colbert.settings import ColbertSettings
 from stages.colbert.store import CODEC, StoredRecords, StoredVectors, TokenVectors, Writer, ragged_offsets
 from stages.models import HFTokenizer, locate, one_thread
-from stages.runtimes.queries import QueryRead, QueryReader
+from stages.runtimes.queries import Embed, EncoderReads, QueryRead, QueryReader
 
 logger = logging.getLogger(__name__)
-
-Embed: TypeAlias = Callable[[QueryRead], npt.NDArray[np.float32]]
-"""From a query as the encoder read it to its embeddings, [query tokens, dim]."""
 
 _FLOATS: Mapping[int, Literal["float16", "float32"]] = {16: "float16", 32: "float32"}
 """Types of embeddings that are not compressed, by their bits."""
@@ -175,20 +172,7 @@ class EncodedVectors:
         return self._encoder.encode_passages(ids), ragged_offsets(self._encoder.kept(self._tokens, rows))
 
 
-class _EncoderReads(Reranker):
-    """What both rerankers do with a query first."""
-
-    def __init__(self, queries: QueryReader, embed: Embed) -> None:
-        self.query_reader = queries.name
-        self._queries = queries
-        self._embed = embed
-
-    def read_query(self, query: Query) -> QueryRead:
-        """The states of its tokens."""
-        return self._queries.read(query.text)
-
-
-class ColbertReranker(_EncoderReads):
+class ColbertReranker(EncoderReads, Reranker):
     """Scores pairs by MaxSim.
 
     Args:
@@ -213,10 +197,6 @@ class ColbertReranker(_EncoderReads):
         self._compute = compute
         _compile(compute)
 
-    def encode_read(self, query: Query, reading: QueryRead) -> npt.NDArray[np.float32]:
-        """float32 [query tokens, dim]."""
-        return self._embed(reading)
-
     def lengths(self, query: npt.NDArray[np.float32], rows: Rows) -> npt.NDArray[np.int32]:
         """int32 [n]: tokens of each passage, from the index or as the encoder would read them."""
         return self._vectors.lengths(rows)
@@ -231,7 +211,7 @@ class ColbertReranker(_EncoderReads):
         return scores
 
 
-class CompressedReranker(_EncoderReads):
+class CompressedReranker(EncoderReads, Reranker):
     """Scores pairs by MaxSim over compressed embeddings.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +13,26 @@ import numpy.typing as npt
 
 from cascade.errors import IndexCorrupt
 from cascade.stage import Retriever, Work
-from cascade.types import Query, Rows, Scores
+from cascade.types import Rows, Scores
 from stages.dense.vectors import BLOCK, Vectors
-from stages.runtimes.queries import QueryRead, QueryReader
+from stages.runtimes.queries import Embed, EncoderReads, QueryReader
 
 GRAPH = "hnsw.faiss"
 _RANGE = 16_384
 
-ToVector = Callable[[QueryRead], npt.NDArray[np.float32]]
 
-
-class ExactRetriever(Retriever):
+class ExactRetriever(EncoderReads, Retriever):
     """Compares the query with every vector; may be used by many threads at once.
 
     Args:
         vectors: one a passage.
         queries: reads queries.
-        to_vector: from what that reads to float32 [dimension].
+        embed: from what that reads to float32 [dimension].
     """
 
-    def __init__(self, vectors: Vectors, queries: QueryReader, to_vector: ToVector) -> None:
+    def __init__(self, vectors: Vectors, queries: QueryReader, embed: Embed) -> None:
+        super().__init__(queries, embed)
         self.vectors = vectors
-        self.query_reader = queries.name
-        self._queries = queries
-        self._to_vector = to_vector
-
-    def read_query(self, query: Query) -> QueryRead:
-        """The states of its tokens."""
-        return self._queries.read(query.text)
-
-    def encode_read(self, query: Query, reading: QueryRead) -> npt.NDArray[np.float32]:
-        """float32 [dimension]."""
-        return self._to_vector(reading)
 
     def ranges(self) -> Sequence[tuple[int, int]]:
         """16,384 rows each: about two milliseconds at 384 components."""
@@ -62,13 +50,13 @@ class HnswRetriever(ExactRetriever):
     Args:
         vectors: one a passage.
         queries: reads queries.
-        to_vector: from what that reads to float32 [dimension].
+        embed: from what that reads to float32 [dimension].
         graph: a faiss index over the same vectors.
         ef_search: candidates kept on the way.
     """
 
-    def __init__(self, vectors: Vectors, queries: QueryReader, to_vector: ToVector, graph: Any, ef_search: int) -> None:
-        super().__init__(vectors, queries, to_vector)
+    def __init__(self, vectors: Vectors, queries: QueryReader, embed: Embed, graph: Any, ef_search: int) -> None:
+        super().__init__(vectors, queries, embed)
         self._faiss = import_faiss()
         self._graph = graph
         self._ef_search = ef_search

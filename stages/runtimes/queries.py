@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from cascade.types import TokenIds
+from cascade.stage import QuerySide
+from cascade.types import Query, TokenIds
 from stages.models import HFTokenizer
 from stages.runtimes.choice import Floats, RuntimeName
 from stages.runtimes.states import States
@@ -58,6 +61,10 @@ class QueryFrame:
     attend: bool = False
 
 
+Embed: TypeAlias = Callable[[QueryRead], npt.NDArray[np.float32]]
+"""From a query as an encoder read it to float32: its one vector, [dimension], or one of each token, [tokens, dim]."""
+
+
 class QueryReader:
     """Reads queries; may be used by many threads at once.
 
@@ -92,3 +99,25 @@ class QueryReader:
             ids = np.pad(ids, (0, missing), constant_values=frame.expansion)
             mask = np.pad(mask, (0, missing), constant_values=int(frame.attend))
         return QueryRead(own, mask, self._states.states(ids[None], mask[None])[0])
+
+
+class EncoderReads(QuerySide):
+    """The query-side work of a stage whose queries an encoder reads.
+
+    Args:
+        queries: reads them.
+        embed: makes vectors of what that reads.
+    """
+
+    def __init__(self, queries: QueryReader, embed: Embed) -> None:
+        self.query_reader = queries.name
+        self._queries = queries
+        self._embed = embed
+
+    def read_query(self, query: Query) -> QueryRead:
+        """The states of its tokens."""
+        return self._queries.read(query.text)
+
+    def encode_read(self, query: Query, reading: QueryRead) -> Any:
+        """What ``embed`` makes of them."""
+        return self._embed(reading)
