@@ -355,6 +355,7 @@ class QueryRun:
             self._health,
             self.yield_at,
             readings=self._readings,
+            query_end=self.work_by,
         )
         self._open.append(run)
         return run

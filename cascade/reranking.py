@@ -23,7 +23,8 @@ FRUITLESS = 4
 def rerank(run: StageRun, query: Query, wanted: int) -> Steps:
     """Scores a reranker's candidates batch by batch, best first, until they or the time end, or the rest cannot matter.
 
-    How many are planned for is what fits at the quantile; when they took less, the rest of the time goes to more.
+    How many are planned for is what fits at the quantile; when they took less, the rest of the time goes to more. What
+    nobody else could use is spent on the best of those left, one by one, as long as they end in time on average.
     Fills ``run.scores`` and ``run.known``.
 
     Args:
@@ -45,6 +46,9 @@ def rerank(run: StageRun, query: Query, wanted: int) -> Steps:
     encoding_s = run.predicted_s
     while fruitless < FRUITLESS:
         groups = plan(todo, run.left_s)
+        chance = not groups and run.spare
+        if chance:
+            groups = scheduler.alone(int(todo[0]), int(lengths[todo[0]]))
         if len(todo) == len(rows) and not _worth_starting(run, groups, encoding_s):
             return
         if not groups:
@@ -52,7 +56,8 @@ def rerank(run: StageRun, query: Query, wanted: int) -> Steps:
         done = 0
         for group in groups:
             task = task_of(rows[group.positions], group.work)
-            outcome = (yield task) if run.may_start(task) else None
+            started = run.on_the_off_chance(task) if chance else task if run.may_start(task) else None
+            outcome = None if started is None else (yield started)
             if outcome is None:
                 break
             if not _keep(run, group, outcome):

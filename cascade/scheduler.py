@@ -250,6 +250,11 @@ def _group(positions: npt.NDArray[np.int64], length: int) -> Group:
     return Group(positions, _padded(len(positions), length))
 
 
+def alone(position: int, length: int) -> list[Group]:
+    """A batch of one candidate of so many tokens."""
+    return [_group(np.array([position]), length)]
+
+
 @lru_cache(maxsize=4096)  # few of them come again and again
 def _padded(count: int, length: int) -> Work:
     return Work(float(count), float(count * length), float(count * length * length))
@@ -291,6 +296,10 @@ def windows(
 def may_start(now: float, predicted_s: float, deadline: float) -> bool:
     """Whether work that takes ``predicted_s`` would end in time; nothing starts at or after its deadline."""
     return now < deadline and now + predicted_s <= deadline + ROUNDING_S
+
+
+TYPICAL = Work(1.0, TYPICAL_TOKENS, TYPICAL_TOKENS * TYPICAL_TOKENS)
+"""A candidate of typical length."""
 
 
 def typical_seconds(rates: Rates, together: int = 1) -> float:

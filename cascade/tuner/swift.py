@@ -198,7 +198,9 @@ class Swift:
         encoding = part.stage.encoding(state.read)
         least_s = part.encode[encoding].seconds(ONCE) + scheduler.typical_seconds(part.score)
         if not scheduler.may_start(now, least_s, deadline):
-            return self._after(part, query, state, received, now, 0, True)
+            likely_s = self._likely_s(part, encoding, ONCE) + self._likely_s(part, "score", scheduler.TYPICAL)
+            if not (self._spare(part, deadline) and scheduler.may_start(now, likely_s, deadline)):
+                return self._after(part, query, state, received, now, 0, True)
         typical_s = part.typical_encode_s
         now += typical_s[encoding] if typical_s else float(part.data.encode_s[encoding][query])
         now += self._handling_s
@@ -257,6 +259,9 @@ class Swift:
             if left_s >= least_s and left_s > 0:
                 lengths_left = whole if len(todo) == total else whole.only(todo)
                 groups = scheduler.batches(lengths_left, left_s, quantum_s, part.score, batch_tokens)
+            chance = not groups and self._spare(part, deadline)
+            if chance:
+                groups = scheduler.alone(int(todo[0]), int(lengths[todo[0]]))
             if calls == 0 and planned.on_overrun == "skip" and sum(len(group.positions) for group in groups) < total:
                 return now, "skipped"
             if not groups:
@@ -269,7 +274,8 @@ class Swift:
                 break
             done = 0
             for positions, work in groups:
-                if not scheduler.may_start(now, predict(work), deadline):
+                predicted_s = self._likely_s(part, "score", work) if chance else predict(work)
+                if not scheduler.may_start(now, predicted_s, deadline):
                     break
                 seconds = take(work)
                 now += (seconds * ratios[calls % len(ratios)] if ratios else seconds) + handling_s
@@ -284,6 +290,13 @@ class Swift:
                 break  # nothing changes by asking again
             todo = todo[~known[todo]]
         return now, "ended"
+
+    def _spare(self, part: Part, deadline: float) -> bool:
+        """``StageRun.spare``, where there are no other queries."""
+        return deadline >= self._end and part.stage.planned.on_overrun == "partial"
+
+    def _likely_s(self, part: Part, action: Action, work: Work) -> float:
+        return self._costs.likely_s(part.stage.key(action), work)
 
     def _after(
         self, part: Part, query: int, state: State, ranked: Candidates, now: float, scored: int, degraded: bool

@@ -151,7 +151,7 @@ def test_served_without_limits_is_the_same_since_beliefs_decide_nothing(made: Re
 
 
 def test_served_learns_that_tasks_are_steadier_than_the_recorded_ones(made: Recorded) -> None:
-    stages = [{**WORDS, "top_k": 80}, {**SLOW, "top_k": 10}]
+    stages = [{**WORDS, "top_k": 80}, {**SLOW, "top_k": 40}, {**QUICK, "top_k": 10}]
     config = config_of(json.dumps({"version": 1, "name": "tight", "budget_ms": 30, "stages": stages}), made.machine)
     replayer = made.replayer("typical")
     run, fresh = replayer.run(config), replayer.served(config)

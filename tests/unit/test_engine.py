@@ -884,3 +884,44 @@ def test_fusing_starts_if_it_ends_in_time_on_average():
         slow = rates | {"y/search": Rates(search_s)}
         details.append(answer(opened, 0.1, real=slow, known=careful).trace.stages[0].detail)
     assert details == ["", "no time to fuse"]
+
+
+def spare_time(**settings):
+    """One reranker whose candidates all take 2 ms and are predicted to take up to 6."""
+    lengths = np.full(N, 100, np.int32)
+    opened = cascade(
+        stage("bm25", FakeRetriever(N), 50), stage("ce", FakeReranker(lengths), 10, **settings), passages=N
+    )
+    rates = costs_of(opened) | {"ce/score": Rates(fixed_s=0.001, token_s=1e-5)}
+    profile = model(rates).profile
+    careful = CostModel(replace(profile, costs={**profile.costs, "ce/score": Cost(rates["ce/score"], 3.0, 100)}))
+    return opened, rates, careful
+
+
+def test_time_that_nobody_else_could_use_goes_to_the_best_of_what_is_left():
+    opened, rates, careful = spare_time()
+    run = answer(opened, 0.006, real=rates, known=careful)  # less than any batch is predicted to take
+    trace = run.trace.stages[1]
+    assert trace.scored > 0
+    assert trace.planned == 1
+    assert run.passed_by(1).stages.tolist()[: trace.scored] == [1] * trace.scored
+    assert run.trace.overshoot_s <= 0
+
+
+@pytest.mark.parametrize("settings", [{"on_overrun": "skip"}, {"budget_s": 0.005}])
+def test_no_chance_is_taken_with_what_would_be_thrown_away_or_is_not_the_end(settings):
+    opened, rates, careful = spare_time(**settings)
+    budget_s = 0.006 if "on_overrun" in settings else 0.1
+    assert answer(opened, budget_s, real=rates, known=careful).trace.stages[1].scored == 0
+
+
+def test_no_chance_is_taken_while_other_queries_wait():
+    opened, rates, careful = spare_time()
+    clock = VirtualClock()
+    run = QueryRun(opened, QUERY, clock=clock, deadline=Deadline.after(clock, 0.006), costs=careful)
+    run.yield_at = 0.0055
+    task = run.start()
+    while task is not None:
+        clock.advance(rates[task.cost_key].seconds(task.work))
+        task = run.advance(Outcome(task.call(), None, clock.now(), clock.now()))
+    assert run.trace.stages[1].scored == 0
