@@ -125,7 +125,7 @@ def _budgets(tuned: Tuned, budgets_ms: Sequence[float]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for budget_ms in budgets_ms:
         try:
-            point = tuned.front.within(budget_ms)
+            point = tuned.tuning.within(budget_ms)
         except InputError as error:
             found.append({"budget_ms": budget_ms, "none": str(error)})
             continue
@@ -224,7 +224,7 @@ def _on_queries_left_out(
     parts = []
     for fold in tuning.folds:
         latency_ms = evaluation.only(fold.tuning[evaluation.query]).latency_ms(tuning.goal.percentile)
-        chosen = Tuning(tuning.trials, tuning.query, [fold], tuning.goal, kept).validated(latency_ms)
+        chosen = Tuning(tuning.trials, tuning.query, [fold], tuning.goal, kept).validated(latency_ms, careful=True)
         own = evaluation.only(fold.validation[evaluation.query])
         parts.append((own.measures[tuning.goal.measure], own.seconds, *chosen))
     return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
@@ -264,7 +264,7 @@ def _fronts(tuning: Tuning) -> list[list[tuple[float, float]]]:
     found = []
     for fold in tuning.folds:
         chosen_by, left_out = fold.tuning[tuning.query], fold.validation[tuning.query]
-        front = pareto(tuning.latency(chosen_by), tuning.cautious(chosen_by))
+        front = pareto(tuning.latency(chosen_by), tuning.quality(chosen_by))
         latency, quality = tuning.latency(left_out), tuning.quality(left_out)
         found.append([(float(latency[i]), float(quality[i])) for i in front])
     return found

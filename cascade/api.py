@@ -23,13 +23,13 @@ from cascade.cost import CostModel, CostProfile, joined
 from cascade.engine import QueryRun
 from cascade.errors import BadIndex, InputError, Overloaded
 from cascade.executor import Executor, Ticket
-from cascade.index import BuildProgress, Corpus, Index, Manifest, MemoryPassages, build_index
+from cascade.index import Corpus, Index, Manifest, MemoryPassages, build_index
 from cascade.load import load_config
 from cascade.opening import LoadedStages, with_budget
 from cascade.planner import Plan, plan
 from cascade.registry import Registry
 from cascade.schema import CascadeConfig
-from cascade.stage import Context
+from cascade.stage import Context, StepProgress
 from cascade.tasks import OpenedCascade
 from cascade.telemetry import Observation, Observer, Observers
 from cascade.types import Candidates, Document, Query, Ranking
@@ -382,7 +382,7 @@ def index_corpus(
     *,
     force: bool = False,
     threads: int | None = None,
-    progress: BuildProgress = lambda step, done, total: None,
+    progress: StepProgress = lambda step, done, total: None,
 ) -> Manifest:
     """Builds the index of a corpus for a cascade's stages.
 

@@ -52,7 +52,7 @@ def combine(rows: Rows, given: Given, weights: Mapping[str, float]) -> tuple[Flo
             continue
         scores, scored = _look_up(rows, *given[name])
         if scored.any():
-            normalised = _z_score(scores[scored])
+            normalised = z_score(scores[scored])
             total[scored] += weight * normalised
             total[~scored] += weight * normalised.min()
             names.append(name)
@@ -69,9 +69,15 @@ def _look_up(rows: Rows, known: Rows, scores: Scores) -> tuple[Floats, npt.NDArr
     return scores[found].astype(np.float64), known[found] == rows
 
 
-def _z_score(scores: Floats) -> Floats:
-    """Mean 0 and standard deviation 1; 0 where all scores are equal, whatever rounding makes of their deviation."""
-    if np.ptp(scores) == 0:
+def z_score(scores: Floats) -> Floats:
+    """(score - mean) / standard deviation; 0 where all scores are equal, whatever rounding makes of their deviation.
+
+    Renda & Straccia, "Web Metasearch: Rank vs. Score Based Rank Aggregation Methods" (SAC 2003).
+
+    >>> z_score(np.array([3.0, 1.0])).tolist(), z_score(np.array([4.0])).tolist()
+    ([1.0, -1.0], [0.0])
+    """
+    if len(scores) == 0 or np.ptp(scores) == 0:
         return np.zeros_like(scores)
     standard: Floats = (scores - scores.mean()) / scores.std()
     return standard

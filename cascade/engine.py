@@ -356,6 +356,7 @@ class QueryRun:
             self.yield_at,
             readings=self._readings,
             query_end=self.work_by,
+            query_budget_s=self.deadline.at - self.entered,
         )
         self._open.append(run)
         return run

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeAlias, cast
 
 from cascade.registry import load_entry, offered
+from cascade.stage import StepProgress
 
 OPTIMIZERS_GROUP = "cascade.optimizers"
 
@@ -50,19 +51,11 @@ class Optimized:
     refused: Sequence[str] = ()
 
 
-class Progress(Protocol):
-    """What a long piece of work reports to."""
-
-    def __call__(self, step: str, done: int, total: int) -> None:
-        """``done`` of ``total`` of a step."""
-        ...
-
-
 class Optimizer(Protocol):
     """Makes a faster form of a model for one runtime."""
 
     def __call__(
-        self, model: str, precision: Precision | None, questions: Sequence[JudgedQuestion], progress: Progress
+        self, model: str, precision: Precision | None, questions: Sequence[JudgedQuestion], progress: StepProgress
     ) -> Optimized:
         """The form, kept where the runtime finds it; without a precision, the fastest one that ranks alike.
 

@@ -150,6 +150,14 @@ class Progress(Protocol):
         ...
 
 
+class StepProgress(Protocol):
+    """Told how each step of a long piece of work is getting on."""
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        """``done`` of ``total`` (0 while that is not known) of a step."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """What a task costs, independent of the machine; the cost model turns it into seconds.

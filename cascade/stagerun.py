@@ -50,6 +50,7 @@ class StageRun:
         kept_s: seconds after ``deadline`` that are kept for other retrievers.
         readings: of the query so far, by reader; added to.
         query_end: when the last task of the query has to have ended.
+        query_budget_s: seconds that the query was given.
         short: whether it ran out of time.
         encoding: the action that is its query-side work.
         scoring: the action that does its main work.
@@ -70,6 +71,7 @@ class StageRun:
     kept_s: float = 0.0
     readings: dict[str, Reading] = field(default_factory=dict)
     query_end: float = math.inf
+    query_budget_s: float = math.inf
     planned: int = 0
     scored: int = 0
     batches: int = 0
@@ -199,7 +201,7 @@ class StageRun:
         return end == math.inf or scheduler.may_start(self.clock.now(), task.predicted_s + then_s, end)
 
     def on_the_off_chance(self, task: Task, then: Work | None = None) -> Task | None:
-        """The task as it starts in spare time, if it ends in time on average; None if it may not.
+        """The task as it starts in spare time; None if it may not.
 
         Args:
             task: predicted at the quantile, at which it would not.
@@ -207,8 +209,12 @@ class StageRun:
         """
         if not self.spare:
             return None
-        task = task._replace(predicted_s=self.costs.likely_s(task.cost_key, task.work))
-        return task if self.may_start(task, 0.0 if then is None else self.costs.likely_s(self.key, then)) else None
+        likely_s = self.costs.likely_s(task.cost_key, task.work)
+        then_s = 0.0 if then is None else self.costs.likely_s(self.key, then)
+        now = self.clock.now()
+        if not scheduler.worth_trying(now, likely_s + then_s, task.predicted_s, self.end_at, self.query_budget_s):
+            return None
+        return task._replace(predicted_s=likely_s)
 
     @property
     def least_s(self) -> float:

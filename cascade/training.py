@@ -9,22 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import BaseModel
 
 from cascade.errors import UnknownKind
 from cascade.registry import load_entry, offered
+from cascade.stage import StepProgress
 
 TRAINERS_GROUP = "cascade.trainers"
-
-
-class Progress(Protocol):
-    """What a long piece of work reports to."""
-
-    def __call__(self, step: str, done: int, total: int) -> None:
-        """``done`` of ``total`` (0 if unknown) of a step."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +45,7 @@ class Trainer:
     """
 
     settings: type[BaseModel]
-    run: Callable[[Any, Progress], TrainingReport]
+    run: Callable[[Any, StepProgress], TrainingReport]
 
 
 def trainer(name: str) -> Trainer:

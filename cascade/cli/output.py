@@ -7,13 +7,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from cascade.stage import StepProgress
 from cascade.trace import StageTrace, Trace
 from cascade.types import Hit, Ranking
 
@@ -138,16 +139,8 @@ def ms(seconds: float) -> str:
     return f"{seconds * 1000:.1f}" if seconds == seconds and abs(seconds) != float("inf") else "–"
 
 
-class Told(Protocol):
-    """What a long piece of work reports to."""
-
-    def __call__(self, step: str, done: int, total: int) -> None:
-        """``done`` of ``total`` (0 if unknown) of a step."""
-        ...
-
-
 @contextmanager
-def progress_bar() -> Iterator[Told]:
+def progress_bar() -> Iterator[StepProgress]:
     """A progress display on stderr; yields a function told of (step, done, total).
 
     Bars in a terminal; elsewhere, as in a log of a build, a line now and then.
@@ -173,7 +166,7 @@ def progress_bar() -> Iterator[Told]:
         yield told
 
 
-def _progress_lines() -> Told:
+def _progress_lines() -> StepProgress:
     said_at = time.monotonic()
 
     def told(step: str, done: int, total: int) -> None:

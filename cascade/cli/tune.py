@@ -159,7 +159,7 @@ def _beside(out: Path, ending: str) -> Path:
 
 def _verify(tuned: Tuned, out: Path, judgments: Judgments, index: Index, threads: int | None) -> None:
     points = [tuned.front.points[i] for i in spread(len(tuned.front), MOST_VERIFIED)]
-    if tuned.chosen not in points:
+    if all(point.label != tuned.chosen.label for point in points):
         points[-1] = tuned.chosen
     configs: list[tuple[str, CascadeConfig]] = [
         (point.label, tuned.config_of(point, folder=out.parent)) for point in points
@@ -174,7 +174,7 @@ def _verify(tuned: Tuned, out: Path, judgments: Judgments, index: Index, threads
             measure=goal.measure,
             percentile=goal.percentile,
             threads=threads,
-            progress=lambda done, total: told("live cascades", done, total),
+            progress=lambda done, total: told("live, blocks of queries", done, total),
         )
     write_json_atomic(_beside(out, "verified.json"), [one.to_json() for one in verified])
     for line in _lines(verified, goal.measure, goal.percentile):

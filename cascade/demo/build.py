@@ -10,9 +10,10 @@ from pathlib import Path
 from cascade.api import Cascade, index_corpus
 from cascade.demo.corpus import gather
 from cascade.errors import BadIndex
-from cascade.index import BuildProgress, Index
+from cascade.index import Index
 from cascade.io import SourcedDocument
 from cascade.schema import CascadeConfig
+from cascade.stage import StepProgress
 
 
 class DemoCorpus:
@@ -37,7 +38,7 @@ class DemoCorpus:
         return digest.hexdigest()[:16]
 
 
-def open_demo(config: CascadeConfig, folder: Path, progress: BuildProgress) -> tuple[Cascade, Index, bool]:
+def open_demo(config: CascadeConfig, folder: Path, progress: StepProgress) -> tuple[Cascade, Index, bool]:
     """The cascade over the index of the demo corpus, that index, and whether it had to be built.
 
     Args:

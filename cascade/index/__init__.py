@@ -21,7 +21,7 @@ committed files never change; the switch stays one replacement of CURRENT, and m
 corpus is the index itself.
 """
 
-from cascade.index.build import BuildProgress, Corpus, IndexedStage, Record, build_index
+from cascade.index.build import Corpus, IndexedStage, Record, build_index
 from cascade.index.collection import Collection
 from cascade.index.manifest import Manifest
 from cascade.index.memory import MemoryPassages
@@ -29,7 +29,6 @@ from cascade.index.reader import Index
 from cascade.schema import PassageSettings
 
 __all__ = [
-    "BuildProgress",
     "Collection",
     "Corpus",
     "Index",

@@ -37,7 +37,7 @@ from cascade.index.split import Splitter
 from cascade.index.tokens import write_tokens
 from cascade.index.workspace import LOCK, Workspace, check_target, current_generation
 from cascade.schema import PassageSettings
-from cascade.stage import Stage, Tokenizer
+from cascade.stage import Stage, StepProgress, Tokenizer
 from cascade.types import Document
 
 _BATCH_DOCUMENTS = 256
@@ -69,14 +69,6 @@ class Corpus(Protocol):
     def __iter__(self) -> Iterator[Record]: ...
 
 
-class BuildProgress(Protocol):
-    """Told how each step of a build is getting on."""
-
-    def __call__(self, step: str, done: int, total: int) -> None:
-        """``done`` of ``total`` documents or passages; ``total`` is 0 while it is not known."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class IndexedStage:
     """A stage of the cascade as the index knows it.
@@ -105,7 +97,7 @@ def build_index(
     passages: PassageSettings,
     *,
     force: bool = False,
-    progress: BuildProgress = _silent,
+    progress: StepProgress = _silent,
 ) -> Manifest:
     """Indexes a corpus of any size for a cascade's stages.
 
@@ -158,7 +150,7 @@ class _Build:
         corpus: Corpus,
         stages: Sequence[IndexedStage],
         passages: PassageSettings,
-        progress: BuildProgress,
+        progress: StepProgress,
     ) -> None:
         self._corpus = corpus
         self._fingerprint = corpus.fingerprint

@@ -195,27 +195,39 @@ class Tuning:
         return np.where(written, quality, quality - margins(gains, max(LEAST_CONFIDENCE, self.goal.confidence)))
 
     def front(self) -> ParetoFront:
-        """The best cascade of each latency, each with what it is worth on queries it was not chosen by.
-
-        The best by ``cautious``; one that is better only by chance does not drive out a written one.
+        """The best cascade of each latency, by plain means, each with what it is worth on queries it was not chosen by.
 
         Raises:
             InputError: no cascade answered in finite time.
         """
-        latency, quality = self.latency(self.tuning), self.quality(self.tuning)
-        best = pareto(latency, self.cautious(self.tuning))
-        points = [self._point(trial, latency[trial], quality[trial]) for trial in best]
+        latency, quality, _ = self._figures(self.tuning)
+        points = [self._point(trial, careful=False) for trial in pareto(latency, quality)]
         return ParetoFront(tuple(points), self.goal.measure, self.goal.percentile)
 
-    def _point(self, trial: int, latency_ms: float, quality: float) -> FrontPoint:
-        values, seconds = self.validated(float(latency_ms))
+    def within(self, budget_ms: float) -> FrontPoint:
+        """What to run under a budget: the best by ``cautious`` of at most this latency.
+
+        So one that is better only by chance does not drive out a written one, although it may be on the front.
+
+        Raises:
+            InputError: even the fastest is slower, or none answered in finite time.
+        """
+        latency, _, cautious = self._figures(self.tuning)
+        best = pareto(latency, cautious)
+        fitting = [trial for trial in best if latency[trial] <= budget_ms]
+        return self._point(fitting[-1], careful=True) if fitting else self.front().within(budget_ms)
+
+    def _point(self, trial: int, *, careful: bool) -> FrontPoint:
+        latency, quality, _ = self._figures(self.tuning)
+        latency_ms = float(latency[trial])
+        values, seconds = self.validated(latency_ms, careful=careful)
         low, high = bootstrap_interval(values, confidence=self.goal.confidence, samples=2000)
         low_ms, high_ms = percentile_interval_ms(seconds, self.goal.percentile, self.goal.confidence)
         point = self.trials[trial].point
         return FrontPoint(
             label=point.label(),
-            latency_ms=float(latency_ms),
-            quality=float(quality),
+            latency_ms=latency_ms,
+            quality=float(quality[trial]),
             validated_ms=percentile_ms(seconds, self.goal.percentile),
             validated=float(values.mean()),
             low=low,
@@ -225,24 +237,28 @@ class Tuning:
             details={"trial": trial, "point": point.to_json()},
         )
 
-    def validated(self, latency_ms: float, among: Mask | None = None) -> tuple[Floats, Floats]:
+    def validated(
+        self, latency_ms: float, among: Mask | None = None, *, careful: bool = False
+    ) -> tuple[Floats, Floats]:
         """Quality and seconds, on queries left out, of what would be chosen for a latency without them.
 
         Args:
             latency_ms: that the percentile may take.
             among: bool [trials], those to choose from; all by default.
+            careful: choose by ``cautious``, not by plain means.
         """
         values, seconds = [], []
         for fold in self.folds:
-            chosen = self._choose(fold, latency_ms, among)
+            chosen = self._choose(fold, latency_ms, among, careful)
             answers = fold.validation[self.query]
             values.append(self._quality[chosen, answers])
             seconds.append(self._seconds[chosen, answers])
         return np.concatenate(values), np.concatenate(seconds)
 
-    def _choose(self, fold: Fold, latency_ms: float, among: Mask | None = None) -> int:
-        """The best trial by ``cautious`` on a fold's tuning queries among those that are fast enough there."""
-        latency, quality = self._figures(fold)
+    def _choose(self, fold: Fold, latency_ms: float, among: Mask | None, careful: bool) -> int:
+        """The best trial on a fold's tuning queries among those that are fast enough there."""
+        latency, means, cautious = self._figures(fold.tuning[self.query])
+        quality = cautious if careful else means
         if among is not None:
             latency = np.where(among, latency, np.inf)
         fitting = np.flatnonzero(latency <= latency_ms)
@@ -251,10 +267,11 @@ class Tuning:
         best = fitting[quality[fitting] >= quality[fitting].max()]
         return int(best[np.argmin(latency[best])])
 
-    def _figures(self, fold: Fold) -> tuple[Floats, Floats]:
-        if id(fold) not in self._kept:
-            answers = fold.tuning[self.query]
-            self._kept[id(fold)] = self.latency(answers), self.cautious(answers)
-        return self._kept[id(fold)]
+    def _figures(self, answers: Mask) -> tuple[Floats, Floats, Floats]:
+        """Of each trial on some answers: latency, mean quality, and ``cautious``."""
+        key = answers.tobytes()
+        if key not in self._known:
+            self._known[key] = self.latency(answers), self.quality(answers), self.cautious(answers)
+        return self._known[key]
 
-    _kept: dict[int, tuple[Floats, Floats]] = field(default_factory=dict, init=False, repr=False)
+    _known: dict[bytes, tuple[Floats, Floats, Floats]] = field(default_factory=dict, init=False, repr=False)

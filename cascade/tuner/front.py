@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class FrontPoint:
-    """A cascade that no other beats in both quality and latency.
+    """A cascade that no other beats in both quality and latency, or that is preferred although some may.
 
     Args:
         label: the cascade for people.
@@ -47,7 +47,7 @@ class ParetoFront:
     """The best quality for each latency.
 
     Args:
-        points: rising in latency, and in quality but for a margin that was left where it was chosen by few queries.
+        points: rising in latency and in quality.
         measure: what quality is.
         percentile: of the latency.
 

@@ -78,7 +78,7 @@ def page(report: dict[str, Any], summary: Sequence[str]) -> str:
         summary: lines for people.
     """
     tried = [trial for trial in report["tried"] if trial["latency_ms"] is not None]
-    points, goal, measure = report["points"], report["goal"], report["measure"]
+    goal, measure, points = report["goal"], report["measure"], _shown(report)
     bounds = [point[name] for point in points for name in ("low", "high", "quality")]
     latencies = [trial["latency_ms"] for trial in tried] + [goal["budget_ms"]]
     scale = _Scale(latencies, [trial["quality"] for trial in tried] + bounds)
@@ -86,7 +86,7 @@ def page(report: dict[str, Any], summary: Sequence[str]) -> str:
     names += [_told(point, measure, goal) for point in points]
     parts = [*_axes(scale, measure, goal)]
     parts += [_circle(scale, trial, "tried", 3, i) for i, trial in enumerate(tried)]
-    parts.append(f'<path class="front" d="{_steps(scale, points)}"/>')
+    parts.append(f'<path class="front" d="{_steps(scale, report["points"])}"/>')
     for number, point in enumerate(points, start=len(tried)):
         x = scale.x(point["latency_ms"])
         low, high = scale.y(point["low"]), scale.y(point["high"])
@@ -111,6 +111,14 @@ def page(report: dict[str, Any], summary: Sequence[str]) -> str:
 <script>{_SCRIPT}</script>
 </html>
 """
+
+
+def _shown(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The front, and the chosen point, which need not be on it, by rising latency."""
+    points: list[dict[str, Any]] = report["points"]
+    if any(point["label"] == report["chosen"] for point in points):
+        return points
+    return sorted([*points, report["chosen_point"]], key=lambda point: float(point["latency_ms"]))
 
 
 def _told(point: dict[str, Any], measure: str, goal: dict[str, Any]) -> str:
@@ -152,7 +160,7 @@ def _axes(scale: _Scale, measure: str, goal: dict[str, Any]) -> list[str]:
 
 def _table(report: dict[str, Any]) -> str:
     rows = []
-    for point in report["points"]:
+    for point in _shown(report):
         kind = ' class="chosen"' if point["label"] == report["chosen"] else ""
         cells = [f"{point['latency_ms']:.1f}", f"{point['validated_ms']:.1f}", f"{point['quality']:.4f}"]
         cells += [f"{point['validated']:.4f}", f"{point['low']:.4f}", f"{point['high']:.4f}", escape(point["label"])]

@@ -45,6 +45,8 @@ def png(report: Report) -> bytes:
     axes.errorbar(
         at, values, [below, above], fmt="o", color="C1", ms=4, capsize=2, label="on queries left out", zorder=3
     )
+    chosen = report["chosen_point"]
+    axes.plot(chosen["latency_ms"], chosen["quality"], "D", color="C3", ms=6, label="chosen", zorder=4)
     axes.axvline(goal["budget_ms"], color="C3", linestyle="--", label=f"{goal['budget_ms']:g} ms")
     axes.set_xscale("log")
     axes.set_xlabel(f"latency, p{goal['percentile']:g}, milliseconds")

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +66,20 @@ class Load:
     def __post_init__(self) -> None:
         if not 0 < self.rate < math.inf:
             raise InputError(f"rate: expected queries a second above 0, got {self.rate!r}")
+
+
+class Turn(NamedTuple):
+    """A query among those that a client asks one after the other.
+
+    Args:
+        query: its number in the recording.
+        limited: whether it is asked under the cascade's budget, or without any.
+        pace: how many times as long as when it was recorded everything takes.
+    """
+
+    query: int
+    limited: bool = True
+    pace: float = 1.0
 
 
 @dataclass(slots=True)
@@ -138,9 +152,7 @@ class Replayer:
         answers = [self._by_engine(planned, cascade, query) for query in range(len(self.recording))]
         return self._evaluate(config, planned, answers)
 
-    def served(
-        self, config: Config, *, warm_up: Sequence[int] = (), settling: int = 0, pace: float = 1.0
-    ) -> Evaluation:
+    def served(self, config: Config, turns: Sequence[Turn]) -> Evaluation:
         """``run`` for one client, with costs that are learnt on the way, as a live engine learns them.
 
         ``run`` answers every query with the same beliefs, those of an engine that has seen all recorded tasks, so that
@@ -149,16 +161,15 @@ class Replayer:
 
         Args:
             config: of the cascade, or its file.
-            warm_up: numbers of queries that are asked without a budget beforehand; what they take is learnt from.
-            settling: first queries, asked under the budget after those.
-            pace: how many times as long as when it was recorded everything takes.
+            turns: what the client asks, one after the other.
         """
         config, planned, cascade = self._open(config)
-        costs, queries = LearningCosts(self.recording, planned.quantile), range(len(self.recording))
-        asked = [(with_budget(cascade, math.inf), query) for query in warm_up]
-        asked += [(cascade, query) for query in (*queries[:settling], *queries)]
-        answers = [self._by_engine(planned, budgeted, query, costs, pace) for budgeted, query in asked]
-        return self._evaluate(config, planned, answers[-len(queries) :])
+        costs, unlimited = LearningCosts(self.recording, planned.quantile), with_budget(cascade, math.inf)
+        answers = [
+            self._by_engine(planned, cascade if turn.limited else unlimited, turn.query, costs, turn.pace)
+            for turn in turns
+        ]
+        return self._evaluate(config, planned, answers)
 
     def unlimited_s(self, config: Config, queries: Sequence[int]) -> npt.NDArray[np.float64]:
         """float64 [n]: seconds of an answer to recorded queries, by number, without any budget."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,7 @@ def to_json(tuned: Tuned) -> dict[str, Any]:
             "rate": None if tuned.load is None else tuned.load.rate,
         },
         "chosen": tuned.chosen.label,
+        "chosen_point": asdict(tuned.chosen),
         "queries": {
             "tuning": int(tuning.folds[0].tuning.sum()),
             "validation": int(tuning.folds[0].validation.sum()),
@@ -177,7 +179,7 @@ def _buys(tuned: Tuned) -> list[str]:
                 f"  {budget_ms:6g} ms  nothing: the fastest cascade takes {tuned.front.points[0].latency_ms:.3g}"
             )
             continue
-        point = tuned.front.within(budget_ms)
+        point = tuned.tuning.within(budget_ms)
         lines.append(f"  {budget_ms:6g} ms  {point.validated:.3f}  {point.label} ({point.latency_ms:.1f} ms)")
     return lines
 

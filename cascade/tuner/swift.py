@@ -104,6 +104,7 @@ class Swift:
         deadline_s = plan.budget_s
         answer_by = deadline_s - shared.recording.finish_s
         self._end = answer_by - FINISH_S / 2
+        self._deadline_s = deadline_s
         self._expires = max(0.0, answer_by)
         self._handling_s = shared.recording.handling_s
         self._finder = Finder(cascade, costs, shared, units, self._expires)
@@ -199,7 +200,7 @@ class Swift:
         least_s = part.encode[encoding].seconds(ONCE) + scheduler.typical_seconds(part.score)
         if not scheduler.may_start(now, least_s, deadline):
             likely_s = self._likely_s(part, encoding, ONCE) + self._likely_s(part, "score", scheduler.TYPICAL)
-            if not (self._spare(part, deadline) and scheduler.may_start(now, likely_s, deadline)):
+            if not self._worth_trying(part, now, likely_s, part.encode[encoding].seconds(ONCE), deadline):
                 return self._after(part, query, state, received, now, 0, True)
         typical_s = part.typical_encode_s
         now += typical_s[encoding] if typical_s else float(part.data.encode_s[encoding][query])
@@ -274,8 +275,11 @@ class Swift:
                 break
             done = 0
             for positions, work in groups:
-                predicted_s = self._likely_s(part, "score", work) if chance else predict(work)
-                if not scheduler.may_start(now, predicted_s, deadline):
+                if chance:
+                    likely_s = self._likely_s(part, "score", work)
+                    if not self._worth_trying(part, now, likely_s, predict(work), deadline):
+                        break
+                elif not scheduler.may_start(now, predict(work), deadline):
                     break
                 seconds = take(work)
                 now += (seconds * ratios[calls % len(ratios)] if ratios else seconds) + handling_s
@@ -294,6 +298,11 @@ class Swift:
     def _spare(self, part: Part, deadline: float) -> bool:
         """``StageRun.spare``, where there are no other queries."""
         return deadline >= self._end and part.stage.planned.on_overrun == "partial"
+
+    def _worth_trying(self, part: Part, now: float, likely_s: float, predicted_s: float, deadline: float) -> bool:
+        """``StageRun.on_the_off_chance``."""
+        spare = self._spare(part, deadline)
+        return spare and scheduler.worth_trying(now, likely_s, predicted_s, deadline, self._deadline_s)
 
     def _likely_s(self, part: Part, action: Action, work: Work) -> float:
         return self._costs.likely_s(part.stage.key(action), work)

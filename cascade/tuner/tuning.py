@@ -73,7 +73,7 @@ class Tuned:
     Args:
         tuning: every trial.
         front: the best of each latency.
-        chosen: the best within the budget.
+        chosen: the best within the budget; one that somebody wrote, unless another is better beyond chance.
         config: of the chosen cascade.
         worth: of each recorded stage but fusions.
         space: what was searched.
@@ -89,10 +89,10 @@ class Tuned:
     load: Load | None
 
     def config_of(self, point: FrontPoint, name: str = "tuned", folder: Path | None = None) -> CascadeConfig:
-        """The configuration of a point of the front.
+        """The configuration of a point.
 
         Args:
-            point: of the front.
+            point: of the front, or the chosen one.
             name: of the cascade.
             folder: what relative paths to its models start from; the working directory by default.
         """
@@ -154,7 +154,7 @@ def tune(
         )
     tuning = Tuning(trials, answered, folds, goal)
     front = tuning.front()
-    chosen = front.within(goal.budget_ms)
+    chosen = tuning.within(goal.budget_ms)
     config = space.config(trials[chosen.details["trial"]].point)
     return Tuned(tuning, front, chosen, config, _worth(recording, tuning, chosen), space, load)
 

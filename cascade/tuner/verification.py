@@ -20,14 +20,14 @@ from cascade.schema import CascadeConfig
 from cascade.tuner.evaluated import percentile_ms
 from cascade.tuner.quality import Judgments
 from cascade.tuner.recording import Recording
-from cascade.tuner.replayer import Replayer
+from cascade.tuner.replayer import Replayer, Turn
 
 LATENCY_WITHIN = 0.10
 QUALITY_WITHIN = 0.005
-WARM_UP = 20
-"""Queries without a budget before and after those that count, evenly spread, which tell how fast the machine is now."""
-SETTLING = 20
-"""Queries under the budget before those that count, so that the engine's beliefs have settled, as in replay."""
+BLOCK = 25
+"""Queries under the budget that a cascade is asked in a row, before the others have their turn."""
+PACED = 3
+"""Queries without a budget before a block and after it, which tell how fast the machine is at that moment."""
 ANSWERS = 200
 """As many answers are wanted for a percentile: few queries are asked several times, ..."""
 MOST_PASSES = 5
@@ -42,7 +42,8 @@ class Verified:
         label: the cascade for people.
         predicted_ms, measured_ms: the percentile.
         predicted, measured: the quality.
-        pace: how many times as long as when it was recorded everything took, which the prediction allows for.
+        pace: how many times as long as when it was recorded everything took, in the median; the prediction allows for
+            what it was at each moment.
     """
 
     label: str
@@ -81,10 +82,11 @@ def verify(
 ) -> list[Verified]:
     """Runs cascades on the recorded queries that are judged, one query after the other, each under its own budget.
 
-    A machine that others use, too, is faster at one hour than at another. So some queries are asked without a budget
-    before those that count and after, and what all tasks were recorded to take is scaled by how much longer these take
-    now. Of few queries a high percentile is the time of the two or three that a pause of the machine happened to hit,
-    so that they are asked more than once; the quality is the mean.
+    A machine that others use, too, is faster at one minute than at another. So all cascades are open at once and take
+    turns, block by block, until each has been measured over the same time; and around each block some queries are asked
+    without a budget, by which what tasks were recorded to take is scaled for that block. Of few queries a high
+    percentile is the time of the two or three that a pause of the machine happened to hit, so that they are asked more
+    than once; the quality is the mean.
 
     Args:
         configs: labels and cascades.
@@ -94,7 +96,7 @@ def verify(
         measure: of quality.
         percentile: of latency.
         threads: of each task; as many as when it was recorded by default.
-        progress: told how many of how many cascades are done.
+        progress: told how many of how many blocks are done.
 
     Raises:
         InputError: the index is not the recorded one.
@@ -102,38 +104,90 @@ def verify(
     recording.require_index(index)
     threads = recording.header.threads if threads is None else threads
     replayer = Replayer(recording, judgments, (measure,))
-    queries = [query for query, judged in zip(recording.queries, judgments.judged, strict=True) if judged]
-    warm_up = [queries[position] for position in spread(len(queries), WARM_UP)]
-    numbers = [recording.numbers[query.query_id] for query in warm_up]
-    passes = min(MOST_PASSES, math.ceil(ANSWERS / max(1, len(queries))))
-    found = []
-    for number, (label, config) in enumerate(configs, start=1):
-        runs: list[dict[str, list[str]]] = [{} for _ in range(passes)]
-        seconds = []
-        costs = recording.profile(config.settings.quantile)
-        with Cascade(config, index=index, costs=costs, threads=threads) as engine:
-            taken_s = [engine.search(query, budget_ms=None).trace.seconds for query in warm_up]
-            for query in queries[:SETTLING]:
-                with contextlib.suppress(DeadlineExceeded):
-                    engine.search(query, budget_ms=FROM_CONFIG)
-            for run, query in itertools.product(runs, queries):
-                try:
-                    ranking = engine.search(query, budget_ms=FROM_CONFIG)
-                    run[query.query_id] = [hit.doc_id for hit in ranking]
-                except DeadlineExceeded as error:  # no answer, to whoever asked; as in replay
-                    ranking = error.ranking
-                    run[query.query_id] = []
-                seconds.append(ranking.trace.seconds)
-            taken_s += [engine.search(query, budget_ms=None).trace.seconds for query in warm_up]
-        pace = float(np.median(taken_s / np.tile(replayer.unlimited_s(config, numbers), 2)))
-        replayed = replayer.served(config, warm_up=numbers, settling=SETTLING, pace=pace)
-        replayed = replayed.only(judgments.judged[replayed.query])
-        quality = float(np.mean([evaluate(run, judgments.qrels, [measure]).means[measure] for run in runs]))
-        measured_ms = percentile_ms(np.array(seconds), percentile)
-        predicted_ms, predicted = replayed.latency_ms(percentile), replayed.mean(measure)
-        found.append(Verified(label, predicted_ms, measured_ms, predicted, quality, pace))
-        progress(number, len(configs))
-    return found
+    numbers = [number for number, judged in enumerate(judgments.judged.tolist()) if judged]
+    passes = min(MOST_PASSES, math.ceil(ANSWERS / max(1, len(numbers))))
+    asked = [(run, number) for run in range(passes) for number in numbers]
+    blocks = [asked[at : at + BLOCK] for at in range(0, len(asked), BLOCK)]
+    with contextlib.ExitStack() as stack:
+        trials = []
+        for label, config in configs:
+            costs = recording.profile(config.settings.quantile)
+            engine = stack.enter_context(Cascade(config, index=index, costs=costs, threads=threads))
+            trials.append(_Trial(label, config, engine, replayer, numbers, passes))
+        for done, (block, trial) in enumerate(itertools.product([blocks[0], *blocks], trials)):
+            trial.ask(block, counts=done >= len(trials))  # the first time, so that the engine's beliefs settle
+            progress(done + 1, (len(blocks) + 1) * len(trials))
+    return [trial.verified(judgments, measure, percentile) for trial in trials]
+
+
+class _Trial:
+    """A cascade that is asked live, and what came of it."""
+
+    def __init__(
+        self,
+        label: str,
+        config: CascadeConfig,
+        engine: Cascade,
+        replayer: Replayer,
+        numbers: Sequence[int],
+        passes: int,
+    ) -> None:
+        self._label = label
+        self._config = config
+        self._engine = engine
+        self._replayer = replayer
+        some = [numbers[position] for position in spread(len(numbers), BLOCK)]
+        self._some = itertools.cycle(zip(some, replayer.unlimited_s(config, some).tolist(), strict=True))
+        self._turns: list[Turn] = []
+        self._counted: list[int] = []
+        self._seconds: list[float] = []
+        self._runs: list[dict[str, list[str]]] = [{} for _ in range(passes)]
+
+    def ask(self, block: Sequence[tuple[int, int]], *, counts: bool) -> None:
+        """Asks queries under the budget, and some without any around them.
+
+        Args:
+            block: of each query the pass that it belongs to, and its number.
+            counts: whether it is reported.
+        """
+        began, queries = len(self._turns), self._replayer.recording.queries
+        paces = self._paces(PACED + 1)[1:]  # the first comes after another cascade has had the machine
+        for run, number in block:
+            query = queries[number]
+            try:
+                ranking = self._engine.search(query, budget_ms=FROM_CONFIG)
+                found = [hit.doc_id for hit in ranking]
+            except DeadlineExceeded as error:  # no answer, to whoever asked; as in replay
+                ranking, found = error.ranking, []
+            if counts:
+                self._counted.append(len(self._turns))
+                self._seconds.append(ranking.trace.seconds)
+                self._runs[run][query.query_id] = found
+            self._turns.append(Turn(number))
+        paces += self._paces(PACED)
+        pace = float(np.median(paces))
+        self._turns[began:] = [turn._replace(pace=pace) for turn in self._turns[began:]]
+
+    def _paces(self, count: int) -> list[float]:
+        """How many times as long as when they were recorded so many queries take, without a budget."""
+        paces = []
+        for number, recorded_s in itertools.islice(self._some, count):
+            taken_s = self._engine.search(self._replayer.recording.queries[number], budget_ms=None).trace.seconds
+            paces.append(taken_s / recorded_s)
+            self._turns.append(Turn(number, limited=False))
+        return paces
+
+    def verified(self, judgments: Judgments, measure: str, percentile: float) -> Verified:
+        """What replay gives for the same queries, beside what came."""
+        replayed = self._replayer.served(self._config, self._turns).only(np.array(self._counted))
+        return Verified(
+            label=self._label,
+            predicted_ms=replayed.latency_ms(percentile),
+            measured_ms=percentile_ms(np.array(self._seconds), percentile),
+            predicted=replayed.mean(measure),
+            measured=float(np.mean([evaluate(run, judgments.qrels, [measure]).means[measure] for run in self._runs])),
+            pace=float(np.median([self._turns[position].pace for position in self._counted])),
+        )
 
 
 def spread(count: int, most: int) -> list[int]:

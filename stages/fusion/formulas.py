@@ -71,20 +71,6 @@ def min_max(scores: Floats) -> Floats:
     return (scores - lowest) / spread if spread > 0 else np.ones_like(scores)
 
 
-def z_score(scores: Floats) -> Floats:
-    """(score - mean) / standard deviation; 0 where all scores are equal.
-
-    Renda & Straccia, "Web Metasearch: Rank vs. Score Based Rank Aggregation Methods" (SAC 2003).
-
-    >>> z_score(np.array([3.0, 1.0])).tolist(), z_score(np.array([4.0])).tolist()
-    ([1.0, -1.0], [0.0])
-    """
-    if len(scores) == 0 or np.ptp(scores) == 0:
-        return np.zeros_like(scores)
-    standard: Floats = (scores - scores.mean()) / scores.std()
-    return standard
-
-
 def _union(rankings: Sequence[Rows]) -> tuple[Rows, list[npt.NDArray[np.intp]]]:
     """Every row once, rising, and for each ranking where in there its rows are."""
     together = np.concatenate([np.empty(0, np.int32), *rankings])

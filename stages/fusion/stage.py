@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cascade.combining import z_score
 from cascade.stage import Fuser, Passages, Stage
 from cascade.types import Rows, Scores
-from stages.fusion.formulas import min_max, reciprocal_rank_fusion, weighted_sum, z_score
+from stages.fusion.formulas import min_max, reciprocal_rank_fusion, weighted_sum
 from stages.fusion.kind import FusionSettings
 
 

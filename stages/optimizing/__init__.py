@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from cascade.optimizing import JudgedQuestion, Optimized, Precision, Progress
-from cascade.stage import Context
+from cascade.optimizing import JudgedQuestion, Optimized, Precision
+from cascade.stage import Context, StepProgress
 from stages.models import locate, scores_pairs
 from stages.models.layout import passages_at_once
 from stages.runtimes.engines import ONNX, OPENVINO, Engine
 
 
 def _optimize(
-    engine: Engine, model: str, precision: Precision | None, questions: Sequence[JudgedQuestion], progress: Progress
+    engine: Engine, model: str, precision: Precision | None, questions: Sequence[JudgedQuestion], progress: StepProgress
 ) -> Optimized:
     engine.require(precision)
     folder = locate(model, Context(Path()))

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from cascade.index.memory import MemoryPassages
-from cascade.optimizing import JudgedQuestion, Optimized, Precision, Progress
+from cascade.optimizing import JudgedQuestion, Optimized, Precision
+from cascade.stage import StepProgress
 from cascade.types import Document, Scores
 from stages.colbert.checkpoint import UNTRAINED, read_format
 from stages.colbert.encoder import TokenEncoder
@@ -35,7 +36,7 @@ def optimize(
     folder: Path,
     precision: Precision,
     questions: Sequence[JudgedQuestion],
-    progress: Progress,
+    progress: StepProgress,
 ) -> Optimized:
     """Puts a form of the encoder in ``folder`` into the cache folder.
 
@@ -72,7 +73,7 @@ class _Trial(ABC):
     def scores(self, question: JudgedQuestion) -> tuple[Scores, Scores]:
         """float32 [candidates] of the model and of the form."""
 
-    def run(self, questions: Sequence[JudgedQuestion], progress: Progress) -> Parity:
+    def run(self, questions: Sequence[JudgedQuestion], progress: StepProgress) -> Parity:
         """How the rankings compare over all questions."""
         found = []
         for done, question in enumerate(questions):

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from cascade.index.memory import MemoryPassages
-from cascade.optimizing import JudgedQuestion, Optimized, Precision, Progress
+from cascade.optimizing import JudgedQuestion, Optimized, Precision
+from cascade.stage import StepProgress
 from cascade.types import Document, Rows, Scores
 from stages.runtimes import Runtime
 from stages.runtimes.choice import Ints
@@ -65,7 +66,7 @@ def optimize(
     precisions: Sequence[Precision],
     questions: Sequence[JudgedQuestion],
     reader: Reader,
-    progress: Progress,
+    progress: StepProgress,
 ) -> Optimized:
     """Puts a form of the model in ``folder`` into the cache folder, in the first precision that ranks alike.
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cascade.training import Progress
+from cascade.stage import StepProgress
 from stages.models import HFTokenizer, layout, load_transformer, pad
 from stages.models.pooling import Pooling, pooled, stated_pooling
 from stages.training.device import Device
@@ -20,7 +20,7 @@ Vectors = npt.NDArray[np.float16]
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 131_072}
 
 
-def embed(folder: Path, texts: Ragged, device: Device, told: Progress, step: str) -> Vectors:
+def embed(folder: Path, texts: Ragged, device: Device, told: StepProgress, step: str) -> Vectors:
     """float16 [n, d]: unit vectors, pooled as the bi-encoder says.
 
     Args:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import importlib.util
 
 from cascade.errors import ModelError
-from cascade.training import Progress, Trainer, TrainingReport
+from cascade.stage import StepProgress
+from cascade.training import Trainer, TrainingReport
 from stages.training.settings import DistillSettings, TrainSettings
 
 
-def _train(settings: TrainSettings, told: Progress) -> TrainingReport:
+def _train(settings: TrainSettings, told: StepProgress) -> TrainingReport:
     _require_accelerate()
     from stages.training.pipeline import train
 
     return train(settings, told)
 
 
-def _distill(settings: DistillSettings, told: Progress) -> TrainingReport:
+def _distill(settings: DistillSettings, told: StepProgress) -> TrainingReport:
     _require_accelerate()
     from stages.training.pipeline import distill
 

@@ -25,7 +25,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from cascade.errors import InputError
 from cascade.io import atomic_write
-from cascade.training import Progress
+from cascade.stage import StepProgress
 from stages.training.batches import Collator
 from stages.training.device import Device
 from stages.training.quality import MEAN
@@ -75,7 +75,7 @@ def fit(
     folder: Path,
     settings: LoopSettings,
     device: Device,
-    told: Progress,
+    told: StepProgress,
 ) -> None:
     """Trains a student, which is its best self of all evaluations afterwards.
 
@@ -218,7 +218,7 @@ class _Patience(EarlyStoppingCallback):
 class _Watch(TrainerCallback):
     """Reports, writes the metrics file, and stops on request."""
 
-    def __init__(self, interrupted: threading.Event, metrics: Path, told: Progress) -> None:
+    def __init__(self, interrupted: threading.Event, metrics: Path, told: StepProgress) -> None:
         self._interrupted = interrupted
         self._metrics = metrics
         self._told = told

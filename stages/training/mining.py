@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cascade.training import Progress
+from cascade.stage import StepProgress
 from cascade.types import Rows
 from stages.bm25.analysis import Analyser
 from stages.models import HFTokenizer, fingerprint
@@ -82,7 +82,7 @@ class Miner:
     margin: float
     cache: Cache
     device: Device
-    told: Progress
+    told: StepProgress
 
     def candidates(self, judged: Judged) -> Candidates:
         """Candidates of all questions, each from its own collection."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 
 from cascade.errors import InputError
-from cascade.training import Progress, TrainingReport
+from cascade.stage import StepProgress
+from cascade.training import TrainingReport
 from stages.training.batches import Collator
 from stages.training.depth import deepest_within, measure_depths
 from stages.training.keywords import Keywords
@@ -29,7 +30,7 @@ _EVALUATIONS = 4
 _WARM_UP_PASSAGES = 256
 
 
-def train(settings: TrainSettings, told: Progress) -> TrainingReport:
+def train(settings: TrainSettings, told: StepProgress) -> TrainingReport:
     """Trains on judgments, by a softmax over each question's candidates.
 
     Raises:
@@ -43,7 +44,7 @@ def train(settings: TrainSettings, told: Progress) -> TrainingReport:
     return _learn(ready, student, ready.labelled(student, share), _judgments(settings), _baselines(ready), ())
 
 
-def distill(settings: DistillSettings, told: Progress) -> TrainingReport:
+def distill(settings: DistillSettings, told: StepProgress) -> TrainingReport:
     """Trains a student on the scores of teachers.
 
     Raises:

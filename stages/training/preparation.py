@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade.errors import InputError
-from cascade.stage import Context
-from cascade.training import Progress
+from cascade.stage import Context, StepProgress
 from cascade.types import Rows, TokenIds
 from stages.models import locate
 from stages.training.collections import Judged, read_judged
@@ -54,7 +53,7 @@ class Prepared:
     candidates: Candidates
     eligible: tuple[Rows, ...]
     held: HeldOut
-    told: Progress
+    told: StepProgress
 
     def tokens(self, student: Student) -> tuple[Ragged, Ragged]:
         """Questions and passages as the student reads them."""
@@ -114,7 +113,7 @@ class Prepared:
         return Groups(drawn, rows)
 
 
-def prepare(settings: CommonSettings, told: Progress) -> Prepared:
+def prepare(settings: CommonSettings, told: StepProgress) -> Prepared:
     """Reads the data and mines candidates.
 
     Raises:

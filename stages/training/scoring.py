@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from cascade.training import Progress
+from cascade.stage import StepProgress
 from cascade.types import Rows, Scores, TokenIds
 from stages.models import HFTokenizer
 from stages.training.device import Device
@@ -45,7 +45,7 @@ def score_groups(
     questions: Sequence[int],
     groups: Sequence[Rows],
     device: Device,
-    told: Progress,
+    told: StepProgress,
     step: str,
 ) -> list[Scores]:
     """float32 [candidates] for each question.

@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from cascade.errors import ModelError
-from cascade.stage import Context
-from cascade.training import Progress
+from cascade.stage import Context, StepProgress
 from cascade.types import Rows, Scores, TokenIds
 from stages.colbert.checkpoint import PYLATE, UNTRAINED, read_format
 from stages.models import HFTokenizer, fingerprint, layout, load_cross_encoder, locate, longest_input, pad
@@ -127,7 +126,7 @@ class Teaching:
     settings: CommonSettings
     cache: Cache
     device: Device
-    told: Progress
+    told: StepProgress
 
     def scores(self, refs: Sequence[str], questions: Rows, groups: Sequence[Rows]) -> list[Scores]:
         """What the teachers together say: float32 [candidates] of each question's group."""

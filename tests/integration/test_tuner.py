@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from cascade.io import read_corpus, read_qrels
 from cascade.load import load_config, parse_config
 from cascade.planner import plan
 from cascade.tuner import Judgments, Recording, Replayer, Subject, record, replay
-from cascade.tuner.verification import ANSWERS, MOST_PASSES, WARM_UP, verify
+from cascade.tuner.verification import ANSWERS, BLOCK, MOST_PASSES, PACED, verify
 from cascade.types import Query, Ranking
 from tests.integration.conftest import Small
 
@@ -130,8 +131,8 @@ def test_few_queries_are_asked_several_times_to_verify(judged: Judged, monkeypat
     (found,) = verify([("of words", config)], recording, judgments, index, measure="nDCG@10", percentile=80)
     count = len(recording)
     assert count * MOST_PASSES < ANSWERS
-    some = min(count, WARM_UP)
-    assert asked == {True: 2 * some, False: some + MOST_PASSES * count}
+    blocks = math.ceil(count * MOST_PASSES / BLOCK)
+    assert asked == {True: (blocks + 1) * (2 * PACED + 1), False: min(BLOCK, MOST_PASSES * count) + MOST_PASSES * count}
     assert found.measured == pytest.approx(found.predicted)
 
 

@@ -17,6 +17,7 @@ from cascade.engine import QueryRun
 from cascade.ranking import best_passages
 from cascade.tasks import Outcome
 from cascade.tuner import Recording, Replayer
+from cascade.tuner.replayer import Turn
 from cascade.tuner.stages import SteadyCosts, Timing
 from tests.tuner_for_tests import CASCADE, Machine, config_of, opened, recorded
 
@@ -140,10 +141,11 @@ def test_the_short_way_gives_what_the_engine_gives(made: Recorded, text: str, ti
 def test_served_without_limits_is_the_same_since_beliefs_decide_nothing(made: Recorded) -> None:
     stages = [{**WORDS, "top_k": 80}, {**QUICK, "top_k": 40}, {**SLOW, "top_k": 10}]
     config = config_of(json.dumps({"version": 1, "name": "free", "stages": stages}), made.machine)
-    run, served = made.replayer().run(config), made.replayer().served(config, warm_up=range(3))
+    run, every = made.replayer().run(config), range(len(made.recording))
+    served = made.replayer().served(config, [Turn(query) for query in every])
     np.testing.assert_allclose(served.seconds, run.seconds, rtol=1e-9)
-    slow = made.replayer().served(config, pace=3.0)
-    np.testing.assert_allclose(slow.seconds, 3 * run.seconds, rtol=1e-9)
+    slower = made.replayer().served(config, [Turn(query, pace=1.0 + query) for query in every])
+    np.testing.assert_allclose(slower.seconds, (1.0 + np.array(every)) * run.seconds, rtol=1e-9)
     some = [len(run.seconds) - 1, 0]
     np.testing.assert_allclose(made.replayer().unlimited_s(config, some), run.seconds[some], rtol=1e-9)
     for name in run.scored:
@@ -154,8 +156,10 @@ def test_served_learns_that_tasks_are_steadier_than_the_recorded_ones(made: Reco
     stages = [{**WORDS, "top_k": 80}, {**SLOW, "top_k": 40}, {**QUICK, "top_k": 10}]
     config = config_of(json.dumps({"version": 1, "name": "tight", "budget_ms": 30, "stages": stages}), made.machine)
     replayer = made.replayer("typical")
-    run, fresh = replayer.run(config), replayer.served(config)
-    settled = replayer.served(config, warm_up=range(5), settling=len(made.recording))
+    run, once = replayer.run(config), [Turn(query) for query in range(len(made.recording))]
+    fresh = replayer.served(config, once)
+    later = replayer.served(config, [*(Turn(query, limited=False) for query in range(5)), *once, *once])
+    settled = later.only(np.arange(len(later)) >= 5 + len(once))
     assert settled.scored["slow"].mean() > fresh.scored["slow"].mean() > run.scored["slow"].mean()
     assert settled.seconds.max() <= 0.030
 

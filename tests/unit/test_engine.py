@@ -886,7 +886,7 @@ def test_fusing_starts_if_it_ends_in_time_on_average():
     assert details == ["", "no time to fuse"]
 
 
-def spare_time(**settings):
+def spare_time(spread=3.0, **settings):
     """One reranker whose candidates all take 2 ms and are predicted to take up to 6."""
     lengths = np.full(N, 100, np.int32)
     opened = cascade(
@@ -894,7 +894,7 @@ def spare_time(**settings):
     )
     rates = costs_of(opened) | {"ce/score": Rates(fixed_s=0.001, token_s=1e-5)}
     profile = model(rates).profile
-    careful = CostModel(replace(profile, costs={**profile.costs, "ce/score": Cost(rates["ce/score"], 3.0, 100)}))
+    careful = CostModel(replace(profile, costs={**profile.costs, "ce/score": Cost(rates["ce/score"], spread, 100)}))
     return opened, rates, careful
 
 
@@ -913,6 +913,12 @@ def test_no_chance_is_taken_with_what_would_be_thrown_away_or_is_not_the_end(set
     opened, rates, careful = spare_time(**settings)
     budget_s = 0.006 if "on_overrun" in settings else 0.1
     assert answer(opened, budget_s, real=rates, known=careful).trace.stages[1].scored == 0
+
+
+def test_no_chance_is_taken_where_a_query_that_comes_meanwhile_might_have_to_wait_long():
+    opened, rates, careful = spare_time(spread=5.0)
+    assert answer(opened, 0.006, real=rates, known=careful).trace.stages[1].scored == 0
+    assert answer(opened, 0.009, real=rates, known=careful).trace.stages[1].scored > 0
 
 
 def test_no_chance_is_taken_while_other_queries_wait():

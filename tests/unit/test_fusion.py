@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from cascade.combining import z_score
 from cascade.stage import Context, Fuser
 from cascade.types import Rows, Scores
 from stages.fusion import KIND
-from stages.fusion.formulas import min_max, weighted_sum, z_score
+from stages.fusion.formulas import min_max, weighted_sum
 
 
 def ranking(**scores: float) -> tuple[Rows, Scores]:

@@ -98,14 +98,19 @@ def test_what_is_better_only_by_chance_does_not_drive_out_what_was_written() -> 
     better = trial("better", (base + 0.01 + rng.normal(0, 0.005, 40)).tolist(), [20.0] * 40)
     everybody = np.ones(40, np.bool_)
 
-    def chosen(*trials: Trial, kept: int | None = None) -> list[str]:
-        tuning = Tuning(trials, np.arange(40), split(everybody), Goal(50.0, confidence=0.9), kept)
-        return [point.label for point in tuning.front()]
+    def tuning(*trials: Trial, kept: int | None = None) -> Tuning:
+        return Tuning(trials, np.arange(40), split(everybody), Goal(50.0, confidence=0.9), kept)
 
-    assert chosen(written, lucky) == [written.point.label()]
-    assert chosen(written, lucky, better) == ["better"]
-    assert chosen(lucky, better) == ["lucky"]
-    assert chosen(lucky, better, kept=1) == ["better"]
+    def chosen(*trials: Trial, kept: int | None = None) -> str:
+        return tuning(*trials, kept=kept).within(50.0).label
+
+    assert chosen(written, lucky) == written.point.label()
+    assert [point.label for point in tuning(written, lucky).front()] == ["lucky"]
+    assert chosen(written, lucky, better) == "better"
+    assert chosen(lucky, better) == "lucky"
+    assert chosen(lucky, better, kept=1) == "better"
     other = replace(lucky, point=replace(lucky.point, given=config_of(CASCADE, Machine())))
-    assert chosen(written, other) == [other.point.label()]
-    assert chosen(other, written, kept=1) == [written.point.label()]
+    assert chosen(written, other) == other.point.label()
+    assert chosen(other, written, kept=1) == written.point.label()
+    with pytest.raises(InputError, match="no cascade meets 19 ms"):
+        tuning(written, lucky).within(19.0)
