@@ -4,7 +4,8 @@ r"""Does tuning pay? Fronts, the tuned cascade beside the hand-written ones, and
     python -m benchmarks.tuning --recording T.parquet --qrels DATA/qrels/test.tsv --configs configs/*.yaml \\
         --budgets-ms 25 50 100 200 --verify 10 --index IDX --processes 2 --out benchmarks/results/tuning-DATA.json
 
-1. The front, and for each budget the best cascade with what it is worth on queries that it was not chosen by.
+1. The front by plain means; and for each budget what to run, a hand-written cascade unless another is better beyond
+   chance, with what it is worth on queries that it was not chosen by.
 2. Each hand-written configuration whose stages were recorded, replayed, beside what tuning replaces it with at the
    latency that it has, itself if nothing is better beyond chance: quality and latency of both on queries that the
    choice was not made by. Tuning tries these, too.

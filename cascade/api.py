@@ -65,6 +65,7 @@ class Cascade:
         threads: int | None = None,
         clock: Clock | None = None,
         observers: Iterable[Observer] = (),
+        models_of: Cascade | None = None,
     ) -> None:
         """Loads the models and opens them over the index.
 
@@ -79,6 +80,7 @@ class Cascade:
             threads: threads of each task; by default the cores divided among the workers.
             clock: time; the machine's by default.
             observers: told of every query once it is over; see ``cascade.telemetry``.
+            models_of: another engine, whose loaded models serve this one, too, where the settings of a stage agree.
 
         Raises:
             InputError: for a number of workers or threads that cannot be.
@@ -92,7 +94,8 @@ class Cascade:
         self.index = index
         self._clock: Clock = MonotonicClock() if clock is None else clock
         threads = max(1, cores() // workers) if threads is None else threads
-        self._stages = LoadedStages(self.plan, Context(config.folder), threads)
+        shared = None if models_of is None else models_of._stages
+        self._stages: LoadedStages = LoadedStages(self.plan, Context(config.folder), threads, shared)
         self._opened: OpenedCascade | None = None
         self._scaled: dict[float, OpenedCascade] = {}
         if index is None:

@@ -17,18 +17,19 @@ from cascade.tasks import OpenedCascade, OpenedStage
 class LoadedStages:
     """The loaded stages of a plan, each loaded once, when first needed."""
 
-    def __init__(self, plan: Plan, context: Context, threads: int) -> None:
+    def __init__(self, plan: Plan, context: Context, threads: int, shared: LoadedStages | None = None) -> None:
         """Loads nothing yet.
 
         Args:
             plan: whose stages.
             context: what they may know of the outside.
             threads: threads that one task of theirs may use.
+            shared: of another plan, whose loaded stages serve this one, too, where their settings agree.
         """
         self.plan = plan
         self._context = context
         self._threads = threads
-        self._stages: dict[str, Stage] = {}
+        self._stages: dict[tuple[Path, str], Stage] = {} if shared is None else shared._stages
 
     def stage(self, planned: PlannedStage) -> Stage:
         """The stage with its weights; stages whose settings agree share them.
@@ -36,10 +37,11 @@ class LoadedStages:
         Raises:
             ModelError: when its model cannot be loaded.
         """
-        if planned.cost_key not in self._stages:
-            self._stages[planned.cost_key] = planned.kind.load(planned.settings, self._context)
+        key = self._context.folder, planned.cost_key
+        if key not in self._stages:
+            self._stages[key] = planned.kind.load(planned.settings, self._context)
             self.use_threads()
-        return self._stages[planned.cost_key]
+        return self._stages[key]
 
     def use_threads(self) -> None:
         """Has torch use its number of threads in tasks of the calling thread.

@@ -24,7 +24,7 @@ def rerank(run: StageRun, query: Query, wanted: int) -> Steps:
     """Scores a reranker's candidates batch by batch, best first, until they or the time end, or the rest cannot matter.
 
     How many are planned for is what fits at the quantile; when they took less, the rest of the time goes to more. What
-    nobody else could use is spent on the best of those left, one by one, as long as they end in time on average.
+    is nobody else's is spent on the best of those left, one by one, as long as they end in time on average.
     Fills ``run.scores`` and ``run.known``.
 
     Args:
@@ -46,11 +46,11 @@ def rerank(run: StageRun, query: Query, wanted: int) -> Steps:
     encoding_s = run.predicted_s
     while fruitless < FRUITLESS:
         groups = plan(todo, run.left_s)
+        if len(todo) == len(rows) and not _worth_starting(run, groups, encoding_s):
+            return
         chance = not groups and run.spare
         if chance:
             groups = scheduler.alone(int(todo[0]), int(lengths[todo[0]]))
-        if len(todo) == len(rows) and not _worth_starting(run, groups, encoding_s):
-            return
         if not groups:
             break
         done = 0
@@ -69,6 +69,8 @@ def rerank(run: StageRun, query: Query, wanted: int) -> Steps:
                 rates, left = run.costs.rates(run.key), plan(_without(todo, groups[:done]), math.inf)
                 run.saturate(sum(rates.seconds(group.work) for group in left))
                 return
+        if chance and not done:
+            break
         todo = _without(todo, groups[:done])
         fruitless = 0 if done else fruitless + 1
     run.out_of_time(f"{run.scored} of {run.total} candidates scored")

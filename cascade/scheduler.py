@@ -38,7 +38,7 @@ LATE_SHARE = 0.0003
 """Share of answers for which it may take longer."""
 LONGEST_FINISH_S = 0.005
 """Most that is kept back for that way; with less, answers were late by a millisecond that the machine had not lost."""
-IN_VAIN = 0.25
+MOST_IN_VAIN = 0.25
 """Share of a query's budget for which what was started on the off chance may run on when it is of no use any more."""
 TYPICAL_TOKENS = 128.0
 """Length of a candidate that nothing is known of."""
@@ -301,7 +301,7 @@ def may_start(now: float, predicted_s: float, deadline: float) -> bool:
 
 
 def worth_trying(now: float, likely_s: float, predicted_s: float, deadline: float, budget_s: float) -> bool:
-    """Whether to start work in time that nobody else has a use for: it ends in time on average.
+    """Whether to start work in time that is nobody else's: it ends in time on average.
 
     A query that comes meanwhile would have to wait for it, though. So at the quantile it is over soon after, too.
 
@@ -310,9 +310,9 @@ def worth_trying(now: float, likely_s: float, predicted_s: float, deadline: floa
         likely_s: seconds that it takes on average.
         predicted_s: seconds at the quantile.
         deadline: when it has to end to be of use.
-        budget_s: the query's, of which ``IN_VAIN`` is how long it may run on.
+        budget_s: the query's, of which ``MOST_IN_VAIN`` is how long it may run on.
     """
-    return may_start(now, likely_s, deadline) and now + predicted_s <= deadline + IN_VAIN * budget_s
+    return may_start(now, likely_s, deadline) and now + predicted_s <= deadline + MOST_IN_VAIN * budget_s
 
 
 TYPICAL = Work(1.0, TYPICAL_TOKENS, TYPICAL_TOKENS * TYPICAL_TOKENS)

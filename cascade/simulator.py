@@ -146,6 +146,7 @@ class Simulator:
     ) -> None:
         self.clock = VirtualClock()
         self.late_starts: list[str] = []
+        self.busy_until = 0.0
         self._cascade = cascade
         self._costs = costs
         self._seconds = seconds
@@ -163,6 +164,16 @@ class Simulator:
     def unanswered(self) -> int:
         """Queries under way."""
         return self._queue.unanswered
+
+    def occupy(self, until: float) -> None:
+        """Has a server be busy until then with what nobody waits for."""
+        self._idle -= 1
+        self.busy_until = max(self.busy_until, until)
+        self._queue.occupied(until)
+        self._at(until, self._release)
+
+    def _release(self) -> None:
+        self._idle += 1
 
     def run(self, arrivals: Iterable[Arrival]) -> Iterator[Record]:
         """The records in the order in which the queries are answered.
@@ -242,6 +253,7 @@ class Simulator:
             for entry in entries:
                 entry.run.begun_at = now
             self._idle -= 1
+            self.busy_until = max(self.busy_until, now + seconds)
             self._at(now + seconds, functools.partial(self._finish, _Execution(entries, wanted, values, error, now)))
 
     def _check_start(self, tasks: list[Task], work: Work, now: float) -> None:

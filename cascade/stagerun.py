@@ -45,10 +45,11 @@ class StageRun:
         clock: time.
         costs: predicts what work takes.
         health: told how the stage does.
-        yield_at: until when it may rerank before other queries have their turn; inf when there are none.
+        yield_at: until when it may rerank before other queries have their turn; inf where that is not before its end.
         first: whether there is no answer before it has found something.
         kept_s: seconds after ``deadline`` that are kept for other retrievers.
         readings: of the query so far, by reader; added to.
+        last: whether no stage comes after it.
         query_end: when the last task of the query has to have ended.
         query_budget_s: seconds that the query was given.
         short: whether it ran out of time.
@@ -70,6 +71,7 @@ class StageRun:
     first: bool = False
     kept_s: float = 0.0
     readings: dict[str, Reading] = field(default_factory=dict)
+    last: bool = False
     query_end: float = math.inf
     query_budget_s: float = math.inf
     planned: int = 0
@@ -118,12 +120,12 @@ class StageRun:
 
     @property
     def spare(self) -> bool:
-        """Whether nobody else could use the time that is left: no stage after it, and no other query.
+        """Whether the time that is left is nobody else's: no stage comes after it, and its share is all of that time.
 
-        Nor does the caller wait for a task beyond the deadline. So what is not done by then costs nothing but itself,
-        and a batch is worth its chance.
+        Nor does the caller wait for a task beyond the deadline. So a batch is worth its chance, but not a window: that
+        is done whole or not at all.
         """
-        mine = self.yield_at == math.inf and self.deadline >= self.query_end
+        mine = self.last and self.yield_at == math.inf and self.deadline >= self.query_end
         return mine and self.scoring == "score" and self.stage.planned.on_overrun == "partial"
 
     @property

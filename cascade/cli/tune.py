@@ -15,7 +15,7 @@ from cascade.errors import InputError
 from cascade.index import Index
 from cascade.io import atomic_write, atomic_write_bytes, read_qrels, write_json_atomic
 from cascade.schema import CascadeConfig
-from cascade.tuner import Effort, Goal, Judgments, Load, Recording, SearchSpace, Tuned, Verified
+from cascade.tuner import Effort, FrontPoint, Goal, Judgments, Load, Recording, SearchSpace, Tuned, Verified
 from cascade.tuner import tune as tune_cascade
 from cascade.tuner.page import page
 from cascade.tuner.plot import png
@@ -157,12 +157,16 @@ def _beside(out: Path, ending: str) -> Path:
     return out.with_name(f"{out.stem}.{ending}")
 
 
+def to_verify(tuned: Tuned) -> list[FrontPoint]:
+    """The chosen point and some of the front, evenly spread, by rising latency."""
+    others = [point for point in tuned.front if not point.same(tuned.chosen)]
+    points = [tuned.chosen, *(others[i] for i in spread(len(others), MOST_VERIFIED - 1))]
+    return sorted(points, key=lambda point: point.latency_ms)
+
+
 def _verify(tuned: Tuned, out: Path, judgments: Judgments, index: Index, threads: int | None) -> None:
-    points = [tuned.front.points[i] for i in spread(len(tuned.front), MOST_VERIFIED)]
-    if all(point.label != tuned.chosen.label for point in points):
-        points[-1] = tuned.chosen
     configs: list[tuple[str, CascadeConfig]] = [
-        (point.label, tuned.config_of(point, folder=out.parent)) for point in points
+        (point.label, tuned.config_of(point, folder=out.parent)) for point in to_verify(tuned)
     ]
     goal = tuned.tuning.goal
     with progress_bar() as told:
@@ -192,5 +196,5 @@ def _lines(verified: Sequence[Verified], measure: str, percentile: float) -> lis
     held = sum(one.holds for one in verified)
     paces = [one.pace for one in verified]
     between = f"{min(paces):.2f} to {max(paces):.2f}"
-    lines.append(f"allowing for a machine that takes {between} times as long as when recorded")
+    lines.append(f"allowing for a machine that takes {between} times as long as when recorded, in the median of each")
     return [*lines, f"{held} of {len(verified)} within 10 % of p{percentile:g} and 0.005 of {measure}"]

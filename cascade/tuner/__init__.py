@@ -12,7 +12,7 @@ from cascade.tuner.point import First, Limits, Point
 from cascade.tuner.quality import Judgments
 from cascade.tuner.recorder import Subject, record
 from cascade.tuner.recording import Recording
-from cascade.tuner.replayer import Load, Replayer, replay
+from cascade.tuner.replayer import Load, Replayer, Turn, replay
 from cascade.tuner.space import SearchSpace, SpaceSettings
 from cascade.tuner.stopping import Learned, Stopping, learn_stopping
 from cascade.tuner.tuning import Effort, Tuned, Worth, tune
@@ -38,6 +38,7 @@ __all__ = [
     "Subject",
     "Tuned",
     "Tuning",
+    "Turn",
     "Verified",
     "Worth",
     "learn_stopping",

@@ -174,7 +174,7 @@ class Tuning:
         mean: Floats = np.nanmean(self._quality[:, answers], axis=1)
         return mean
 
-    def cautious(self, answers: Mask) -> Floats:
+    def cautious(self, answers: Mask, fits: Mask) -> Floats:
         """float64 [trials]: the mean on some answers, less a margin for cascades that were only found by searching.
 
         Or, with ``kept``, for all but that one.
@@ -182,17 +182,23 @@ class Tuning:
         The best of many cascades owes part of its mean to chance, which one that was written beforehand does not. So
         they are compared with the best of the written ones: what counts of a gain is its lower confidence bound, valid
         for all of them at once. Where none was written, it is the plain mean.
+
+        Args:
+            answers: bool [n], those that count.
+            fits: bool [trials], those to choose from; the others have no value, -inf.
         """
-        quality = self.quality(answers)
+        quality = np.where(fits, self.quality(answers), -np.inf)
         written = np.array([trial.point.given is not None for trial in self.trials])
         if self.kept is not None:
             written = np.arange(len(self.trials)) == self.kept
-        if not written.any():
+        found = fits & ~written
+        if not (fits & written).any() or not found.any():
             return quality
         values = self._quality[:, answers]
         values = values[:, ~np.isnan(values).any(axis=0)]
-        gains = values - values[np.argmax(np.where(written, quality, -np.inf))]
-        return np.where(written, quality, quality - margins(gains, max(LEAST_CONFIDENCE, self.goal.confidence)))
+        gains = values[found] - values[np.argmax(np.where(written, quality, -np.inf))]
+        quality[found] -= margins(gains, max(LEAST_CONFIDENCE, self.goal.confidence))
+        return quality
 
     def front(self) -> ParetoFront:
         """The best cascade of each latency, by plain means, each with what it is worth on queries it was not chosen by.
@@ -200,7 +206,7 @@ class Tuning:
         Raises:
             InputError: no cascade answered in finite time.
         """
-        latency, quality, _ = self._figures(self.tuning)
+        latency, quality = self._figures(self.tuning)
         points = [self._point(trial, careful=False) for trial in pareto(latency, quality)]
         return ParetoFront(tuple(points), self.goal.measure, self.goal.percentile)
 
@@ -212,13 +218,14 @@ class Tuning:
         Raises:
             InputError: even the fastest is slower, or none answered in finite time.
         """
-        latency, _, cautious = self._figures(self.tuning)
-        best = pareto(latency, cautious)
-        fitting = [trial for trial in best if latency[trial] <= budget_ms]
-        return self._point(fitting[-1], careful=True) if fitting else self.front().within(budget_ms)
+        latency, quality = self._figures(self.tuning)
+        best = pareto(latency, quality)
+        if not best or latency[best[0]] > budget_ms:
+            return self.front().within(budget_ms)  # which says so
+        return self._point(self._best(self.tuning, budget_ms, None, careful=True), careful=True)
 
     def _point(self, trial: int, *, careful: bool) -> FrontPoint:
-        latency, quality, _ = self._figures(self.tuning)
+        latency, quality = self._figures(self.tuning)
         latency_ms = float(latency[trial])
         values, seconds = self.validated(latency_ms, careful=careful)
         low, high = bootstrap_interval(values, confidence=self.goal.confidence, samples=2000)
@@ -249,29 +256,29 @@ class Tuning:
         """
         values, seconds = [], []
         for fold in self.folds:
-            chosen = self._choose(fold, latency_ms, among, careful)
+            chosen = self._best(fold.tuning[self.query], latency_ms, among, careful=careful)
             answers = fold.validation[self.query]
             values.append(self._quality[chosen, answers])
             seconds.append(self._seconds[chosen, answers])
         return np.concatenate(values), np.concatenate(seconds)
 
-    def _choose(self, fold: Fold, latency_ms: float, among: Mask | None, careful: bool) -> int:
-        """The best trial on a fold's tuning queries among those that are fast enough there."""
-        latency, means, cautious = self._figures(fold.tuning[self.query])
-        quality = cautious if careful else means
+    def _best(self, answers: Mask, latency_ms: float, among: Mask | None, *, careful: bool) -> int:
+        """The best trial on some answers among those that are fast enough there; the fastest where none is."""
+        latency, quality = self._figures(answers)
         if among is not None:
             latency = np.where(among, latency, np.inf)
-        fitting = np.flatnonzero(latency <= latency_ms)
-        if len(fitting) == 0:
+        fits = latency <= latency_ms
+        if not fits.any():
             return int(np.argmin(latency))
-        best = fitting[quality[fitting] >= quality[fitting].max()]
+        quality = self.cautious(answers, fits) if careful else np.where(fits, quality, -np.inf)
+        best = np.flatnonzero(quality >= quality.max())
         return int(best[np.argmin(latency[best])])
 
-    def _figures(self, answers: Mask) -> tuple[Floats, Floats, Floats]:
-        """Of each trial on some answers: latency, mean quality, and ``cautious``."""
+    def _figures(self, answers: Mask) -> tuple[Floats, Floats]:
+        """Of each trial on some answers: latency and mean quality."""
         key = answers.tobytes()
         if key not in self._known:
-            self._known[key] = self.latency(answers), self.quality(answers), self.cautious(answers)
+            self._known[key] = self.latency(answers), self.quality(answers)
         return self._known[key]
 
-    _known: dict[bytes, tuple[Floats, Floats, Floats]] = field(default_factory=dict, init=False, repr=False)
+    _known: dict[bytes, tuple[Floats, Floats]] = field(default_factory=dict, init=False, repr=False)

@@ -41,6 +41,10 @@ class FrontPoint:
     high_ms: float | None
     details: dict[str, Any] = field(default_factory=dict)
 
+    def same(self, other: FrontPoint) -> bool:
+        """Whether both are of one cascade; how each was chosen, and so what is expected of it, may differ."""
+        return bool(self.details == other.details)
+
 
 @dataclass(frozen=True, slots=True)
 class ParetoFront:

@@ -91,7 +91,7 @@ def page(report: dict[str, Any], summary: Sequence[str]) -> str:
         x = scale.x(point["latency_ms"])
         low, high = scale.y(point["low"]), scale.y(point["high"])
         parts.append(f'<line class="interval" x1="{x}" x2="{x}" y1="{low}" y2="{high}"/>')
-        kind = "chosen" if point["label"] == report["chosen"] else "best"
+        kind = "chosen" if point is report["chosen_point"] else "best"
         parts.append(_circle(scale, point, kind, 5, number))
     data = json.dumps(names).replace("<", "\\u003c")
     return f"""<!doctype html>
@@ -115,10 +115,9 @@ def page(report: dict[str, Any], summary: Sequence[str]) -> str:
 
 def _shown(report: dict[str, Any]) -> list[dict[str, Any]]:
     """The front, and the chosen point, which need not be on it, by rising latency."""
-    points: list[dict[str, Any]] = report["points"]
-    if any(point["label"] == report["chosen"] for point in points):
-        return points
-    return sorted([*points, report["chosen_point"]], key=lambda point: float(point["latency_ms"]))
+    chosen: dict[str, Any] = report["chosen_point"]
+    others = [point for point in report["points"] if point["details"] != chosen["details"]]
+    return sorted([*others, chosen], key=lambda point: float(point["latency_ms"]))
 
 
 def _told(point: dict[str, Any], measure: str, goal: dict[str, Any]) -> str:
@@ -161,7 +160,7 @@ def _axes(scale: _Scale, measure: str, goal: dict[str, Any]) -> list[str]:
 def _table(report: dict[str, Any]) -> str:
     rows = []
     for point in _shown(report):
-        kind = ' class="chosen"' if point["label"] == report["chosen"] else ""
+        kind = ' class="chosen"' if point is report["chosen_point"] else ""
         cells = [f"{point['latency_ms']:.1f}", f"{point['validated_ms']:.1f}", f"{point['quality']:.4f}"]
         cells += [f"{point['validated']:.4f}", f"{point['low']:.4f}", f"{point['high']:.4f}", escape(point["label"])]
         rows.append(f"<tr{kind}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")

@@ -156,8 +156,9 @@ class Replayer:
         """``run`` for one client, with costs that are learnt on the way, as a live engine learns them.
 
         ``run`` answers every query with the same beliefs, those of an engine that has seen all recorded tasks, so that
-        queries can be replayed in any order and shared between cascades. A live engine follows the tasks that its
-        cascade has, and may come to believe that more fits. This is slower and nearer to it.
+        queries can be replayed in any order and shared between cascades, each alone with its time. A live engine
+        follows the tasks that its cascade has, and may come to believe that more fits; and where the deadline comes in
+        the middle of a task, the next query waits for its end. This is slower and nearer to it.
 
         Args:
             config: of the cascade, or its file.
@@ -165,10 +166,15 @@ class Replayer:
         """
         config, planned, cascade = self._open(config)
         costs, unlimited = LearningCosts(self.recording, planned.quantile), with_budget(cascade, math.inf)
-        answers = [
-            self._by_engine(planned, cascade if turn.limited else unlimited, turn.query, costs, turn.pace)
-            for turn in turns
-        ]
+        answers, busy_s = [], 0.0
+        for turn in turns:
+            asked = cascade if turn.limited else unlimited
+            simulator = self._simulator(asked, costs, pace=turn.pace)
+            if busy_s > 0:
+                simulator.occupy(busy_s)
+            record = self._one(simulator, asked, turn.query)
+            busy_s = simulator.busy_until - record.answered_s
+            answers.append(self._from_record(record, planned))
         return self._evaluate(config, planned, answers)
 
     def unlimited_s(self, config: Config, queries: Sequence[int]) -> npt.NDArray[np.float64]:
@@ -225,19 +231,14 @@ class Replayer:
         seconds = RecordedSeconds(self.recording, self._meter, self._timing, pace)
         return Simulator(cascade, costs, seconds, servers=servers, finish_s=self.recording.finish_s)
 
-    def _by_engine(
-        self,
-        planned: Plan,
-        cascade: OpenedCascade,
-        query: int,
-        costs: CostModel | None = None,
-        pace: float = 1.0,
-    ) -> _Answer:
-        believed = self._steady(planned.quantile) if costs is None else costs
-        simulator = self._simulator(cascade, believed, pace=pace)
+    def _by_engine(self, planned: Plan, cascade: OpenedCascade, query: int) -> _Answer:
+        simulator = self._simulator(cascade, self._steady(planned.quantile))
+        return self._from_record(self._one(simulator, cascade, query), planned)
+
+    def _one(self, simulator: Simulator, cascade: OpenedCascade, query: int) -> Record:
         arrival = Arrival(0.0, self.recording.queries[query], cascade.plan.budget_s)
         (record,) = simulator.run([arrival])
-        return self._from_record(record, planned)
+        return record
 
     def _under_load(self, planned: Plan, cascade: OpenedCascade, load: Load) -> list[_Answer]:
         costs = LearningCosts(self.recording, planned.quantile)
@@ -285,8 +286,8 @@ class Replayer:
             given = Answers(query, [answer.rows for answer in answers])
             measures = measure(self.measures, given, self.judgments, self.recording)
         names = [stage.name for stage in planned.stages]
-        scored = np.array([answer.scored for answer in answers], np.int64)
-        spent = np.array([answer.spent for answer in answers], np.float64)
+        scored = np.array([answer.scored for answer in answers], np.int64).reshape(len(answers), len(names))
+        spent = np.array([answer.spent for answer in answers], np.float64).reshape(len(answers), len(names))
         return Evaluation(
             config=config,
             query=query,

@@ -159,6 +159,7 @@ def summary(tuned: Tuned) -> list[str]:
         "",
         f"For {goal.budget_ms:g} ms at p{goal.percentile:g}: {chosen.label}",
         f"  {_figures(chosen, goal)}",
+        *(f"  {line}" for line in _kept(tuned)),
         *(f"  {warning}" for warning in _warnings(tuned)),
         "",
         f"What a p{goal.percentile:g} of so many milliseconds buys:",
@@ -169,6 +170,15 @@ def summary(tuned: Tuned) -> list[str]:
     ]
     wasted = _wasted(tuned)
     return [*lines, "", "Where money is wasted:", *(f"  {line}" for line in wasted)] if wasted else lines
+
+
+def _kept(tuned: Tuned) -> list[str]:
+    """Why the chosen cascade is not the best one of the front."""
+    best = tuned.front.within(tuned.tuning.goal.budget_ms)
+    if best.same(tuned.chosen):
+        return []
+    gain = best.quality - tuned.chosen.quality
+    return [f"{best.label} did better by {gain:.3f} where both were tried, which may be chance."]
 
 
 def _buys(tuned: Tuned) -> list[str]:
@@ -213,7 +223,7 @@ def _wasted(tuned: Tuned) -> list[str]:
             )
     best = tuned.front.points[-1]
     latency = tuned.tuning.latency(tuned.tuning.tuning)
-    slower = int((latency > best.latency_ms).sum())
+    slower = int((latency > best.latency_ms).sum()) - (tuned.chosen.latency_ms > best.latency_ms)
     if slower:
         lines.append(f"{slower} cascades are slower than the best one, {best.label}, and none of them is better")
     return lines

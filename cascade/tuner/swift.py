@@ -297,7 +297,7 @@ class Swift:
 
     def _spare(self, part: Part, deadline: float) -> bool:
         """``StageRun.spare``, where there are no other queries."""
-        return deadline >= self._end and part.stage.planned.on_overrun == "partial"
+        return part is self._parts[-1] and deadline >= self._end and part.stage.planned.on_overrun == "partial"
 
     def _worth_trying(self, part: Part, now: float, likely_s: float, predicted_s: float, deadline: float) -> bool:
         """``StageRun.on_the_off_chance``."""

@@ -25,7 +25,8 @@ from cascade.tuner.replayer import Replayer, Turn
 LATENCY_WITHIN = 0.10
 QUALITY_WITHIN = 0.005
 BLOCK = 25
-"""Queries under the budget that a cascade is asked in a row, before the others have their turn."""
+"""Queries under the budget that a cascade is asked in a row, before the others have their turn; and at most as many
+different ones tell how fast the machine is."""
 PACED = 3
 """Queries without a budget before a block and after it, which tell how fast the machine is at that moment."""
 ANSWERS = 200
@@ -82,11 +83,11 @@ def verify(
 ) -> list[Verified]:
     """Runs cascades on the recorded queries that are judged, one query after the other, each under its own budget.
 
-    A machine that others use, too, is faster at one minute than at another. So all cascades are open at once and take
-    turns, block by block, until each has been measured over the same time; and around each block some queries are asked
-    without a budget, by which what tasks were recorded to take is scaled for that block. Of few queries a high
-    percentile is the time of the two or three that a pause of the machine happened to hit, so that they are asked more
-    than once; the quality is the mean.
+    A machine that others use, too, is faster at one minute than at another. So all cascades are open at once, sharing
+    their models, and take turns, block by block, until each has been measured over the same time; and around each block
+    some queries are asked without a budget, by which what tasks were recorded to take is scaled for that block. Of few
+    queries a high percentile is the time of the two or three that a pause of the machine happened to hit, so that they
+    are asked more than once; the quality is the mean.
 
     Args:
         configs: labels and cascades.
@@ -109,10 +110,12 @@ def verify(
     asked = [(run, number) for run in range(passes) for number in numbers]
     blocks = [asked[at : at + BLOCK] for at in range(0, len(asked), BLOCK)]
     with contextlib.ExitStack() as stack:
-        trials = []
+        trials: list[_Trial] = []
+        engine: Cascade | None = None
         for label, config in configs:
             costs = recording.profile(config.settings.quantile)
-            engine = stack.enter_context(Cascade(config, index=index, costs=costs, threads=threads))
+            engine = Cascade(config, index=index, costs=costs, threads=threads, models_of=engine)
+            stack.enter_context(engine)
             trials.append(_Trial(label, config, engine, replayer, numbers, passes))
         for done, (block, trial) in enumerate(itertools.product([blocks[0], *blocks], trials)):
             trial.ask(block, counts=done >= len(trials))  # the first time, so that the engine's beliefs settle

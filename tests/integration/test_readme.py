@@ -18,7 +18,7 @@ from cascade.demo.questions import Report
 from cascade.load import parse_config
 from cascade.planner import plan
 from cascade.registry import Registry
-from cascade.training import Progress, Trainer, TrainingReport, trainer
+from cascade.stage import StepProgress, Trainer, TrainingReport, trainer
 from cascade.tuner.space import SpaceSettings
 from cascade.types import Document, Qrel, Query
 from cascade.yamltree import parse_yaml
@@ -106,7 +106,7 @@ def test_commands_that_train_have_flags_and_recipes_that_fit(
     read = []
 
     def without_training(name: str) -> Trainer:
-        def run(settings: TrainSettings | DistillSettings, told: Progress) -> TrainingReport:
+        def run(settings: TrainSettings | DistillSettings, told: StepProgress) -> TrainingReport:
             read.append((name, settings))
             return TrainingReport(settings.out, {})
 

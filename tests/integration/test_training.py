@@ -14,7 +14,7 @@ import torch
 from cascade.cli.app import run_command
 from cascade.demo import gather, load_questions
 from cascade.errors import InputError
-from cascade.training import Progress
+from cascade.stage import StepProgress
 from stages.models import load_cross_encoder, read_weights
 from stages.training import TRAIN, TrainSettings, loop
 from stages.training.students.encoder import Colbert
@@ -184,7 +184,7 @@ def _nothing(step: str, done: int, total: int) -> None:
     pass
 
 
-def _interrupt_at_step(last: int) -> Progress:
+def _interrupt_at_step(last: int) -> StepProgress:
     def told(step: str, done: int, total: int) -> None:
         if (step, done) == ("training", last):
             signal.raise_signal(signal.SIGINT)
@@ -196,7 +196,7 @@ def _write(path: Path, records: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
-def _die_at_step(wanted: int) -> Progress:
+def _die_at_step(wanted: int) -> StepProgress:
     def told(step: str, done: int, total: int) -> None:
         if step == "training" and done == wanted:
             raise MemoryError

@@ -128,12 +128,17 @@ def test_few_queries_are_asked_several_times_to_verify(judged: Judged, monkeypat
     config = parse_config(OTHERS.format(first=9, second=8))
     judgments = Judgments.of(read_qrels(judged.qrels), recording)
     index = Index.open(judged.small.index)
-    (found,) = verify([("of words", config)], recording, judgments, index, measure="nDCG@10", percentile=80)
+    other = parse_config(OTHERS.format(first=9, second=7))
+    configs = [("of words", config), ("of others", other)]
+    both = verify(configs, recording, judgments, index, measure="nDCG@10", percentile=80)
     count = len(recording)
     assert count * MOST_PASSES < ANSWERS
     blocks = math.ceil(count * MOST_PASSES / BLOCK)
-    assert asked == {True: (blocks + 1) * (2 * PACED + 1), False: min(BLOCK, MOST_PASSES * count) + MOST_PASSES * count}
-    assert found.measured == pytest.approx(found.predicted)
+    each = {True: (blocks + 1) * (2 * PACED + 1), False: min(BLOCK, MOST_PASSES * count) + MOST_PASSES * count}
+    assert asked == {limited: 2 * times for limited, times in each.items()}
+    assert [found.label for found in both] == ["of words", "of others"]
+    for found in both:
+        assert found.measured == pytest.approx(found.predicted)
 
 
 @pytest.mark.parametrize("command", ["record", "tune"])

@@ -96,6 +96,22 @@ def test_violations_are_noticed():
     assert violations(record, 0) == [f"{len(record.order)} candidates of 0"]
 
 
+def test_a_server_that_is_busy_with_what_nobody_waits_for_serves_the_next_query_later():
+    opened = retriever_and_reranker()
+    real = costs_of(opened)
+    seconds = NoisySeconds(real, np.random.default_rng(0))
+    ended = []
+    for busy_s in (0.0, 0.01):
+        simulator = Simulator(opened, model(real), seconds)
+        if busy_s:
+            simulator.occupy(busy_s)
+        (record,) = simulator.run([Arrival(0.0, QUERIES[0], math.inf)])
+        assert record.run.trace.waited_s == pytest.approx(busy_s)
+        assert simulator.busy_until == pytest.approx(record.answered_s)
+        ended.append(record.answered_s)
+    assert ended[1] == pytest.approx(ended[0] + 0.01)
+
+
 def retriever_and_reranker():
     """Would take 0.2 s at full depth."""
     return cascade(

@@ -903,7 +903,7 @@ def test_time_that_nobody_else_could_use_goes_to_the_best_of_what_is_left():
     run = answer(opened, 0.006, real=rates, known=careful)  # less than any batch is predicted to take
     trace = run.trace.stages[1]
     assert trace.scored > 0
-    assert trace.planned == 1
+    assert trace.planned == 0
     assert run.passed_by(1).stages.tolist()[: trace.scored] == [1] * trace.scored
     assert run.trace.overshoot_s <= 0
 
@@ -917,8 +917,26 @@ def test_no_chance_is_taken_with_what_would_be_thrown_away_or_is_not_the_end(set
 
 def test_no_chance_is_taken_where_a_query_that_comes_meanwhile_might_have_to_wait_long():
     opened, rates, careful = spare_time(spread=5.0)
-    assert answer(opened, 0.006, real=rates, known=careful).trace.stages[1].scored == 0
+    trace = answer(opened, 0.006, real=rates, known=careful).trace.stages[1]
+    assert (trace.planned, trace.scored, trace.batches, trace.reason) == (0, 0, 0, "skipped")
     assert answer(opened, 0.009, real=rates, known=careful).trace.stages[1].scored > 0
+
+
+def test_no_chance_is_taken_before_the_last_stage_though_that_will_not_fit():
+    opened, rates, careful = spare_time()
+    two = cascade(*opened.stages, stage("last", FakeReranker(np.full(N, 100, np.int32)), 5), passages=N)
+    slow = {**careful.profile.costs, "last/score": Cost(Rates(1.0), 1.0, 100)}
+    run = answer(two, 0.006, real={**costs_of(two), **rates}, known=CostModel(replace(careful.profile, costs=slow)))
+    assert [trace.scored for trace in run.trace.stages[1:]] == [0, 0]
+
+
+def test_no_chance_is_taken_with_a_window():
+    listwise = FakeListwise(np.full(N, 100, np.int32))
+    opened = cascade(stage("bm25", FakeRetriever(N), 50), stage("list", listwise, 10), passages=N)
+    rates = costs_of(opened) | {"list/window": Rates(fixed_s=0.001, token_s=1e-6)}
+    profile = model(rates).profile
+    careful = CostModel(replace(profile, costs={**profile.costs, "list/window": Cost(rates["list/window"], 5.0, 100)}))
+    assert answer(opened, 0.006, real=rates, known=careful).trace.stages[1].scored == 0
 
 
 def test_no_chance_is_taken_while_other_queries_wait():

@@ -114,3 +114,5 @@ def test_what_is_better_only_by_chance_does_not_drive_out_what_was_written() -> 
     assert chosen(other, written, kept=1) == written.point.label()
     with pytest.raises(InputError, match="no cascade meets 19 ms"):
         tuning(written, lucky).within(19.0)
+    slow = Trial(written.point, written.quality, written.seconds * 3)
+    assert chosen(slow, lucky, better) == "lucky", "what was written does not fit"

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cascade.cli.tune import to_verify
 from cascade.errors import InputError
 from cascade.load import parse_config
 from cascade.tuner import (
@@ -137,6 +138,25 @@ def test_the_page_needs_nothing_and_names_every_point(tuned: Tuned) -> None:
     names = json.loads(found[1])
     assert circles.numbers == tuple(range(len(names)))
     assert len(names) == len(report["tried"]) + len(report["points"])
+
+
+def test_a_choice_off_the_front_is_shown_and_verified_beside_it(tuned: Tuned) -> None:
+    latency = tuned.tuning.latency(tuned.tuning.tuning)
+    on_front = {point.details["trial"] for point in tuned.front}
+    number = next(i for i in range(len(latency)) if i not in on_front and latency[i] <= 40)
+    off = replace(tuned.chosen, label="kept", latency_ms=float(latency[number]), quality=0.1, details={"trial": number})
+    other = replace(tuned, chosen=off)
+    report = to_json(other)
+    assert page(report, []).count('class="chosen"') == page(to_json(tuned), []).count('class="chosen"') == 2
+    assert len(re.findall("<circle", page(report, []))) == len(report["tried"]) + len(report["points"]) + 1
+    assert f"did better by {tuned.chosen.quality - 0.1:.3f} where both were tried" in "\n".join(summary(other))
+    assert "did better by" not in "\n".join(summary(tuned))
+    points = to_verify(other)
+    assert off in points
+    assert [point.latency_ms for point in points] == sorted(point.latency_ms for point in points)
+    assert len(points) == min(10, len(tuned.front) + 1)
+    assert tuned.front.points[-1] in points
+    assert len(to_verify(tuned)) == min(10, len(tuned.front))
 
 
 def test_the_report_is_json_and_the_picture_a_png(tuned: Tuned) -> None:
