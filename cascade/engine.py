@@ -355,9 +355,6 @@ class QueryRun:
             self._health,
             self.yield_at,
             readings=self._readings,
-            last=stage is self.cascade.stages[-1],
-            query_end=self.work_by,
-            query_budget_s=self.deadline.at - self.entered,
         )
         self._open.append(run)
         return run

@@ -23,8 +23,7 @@ FRUITLESS = 4
 def rerank(run: StageRun, query: Query, wanted: int) -> Steps:
     """Scores a reranker's candidates batch by batch, best first, until they or the time end, or the rest cannot matter.
 
-    How many are planned for is what fits at the quantile; when they took less, the rest of the time goes to more. What
-    is nobody else's is spent on the best of those left, one by one, as long as they end in time on average.
+    How many are planned for is what fits at the quantile; when they took less, the rest of the time goes to more.
     Fills ``run.scores`` and ``run.known``.
 
     Args:
@@ -48,16 +47,12 @@ def rerank(run: StageRun, query: Query, wanted: int) -> Steps:
         groups = plan(todo, run.left_s)
         if len(todo) == len(rows) and not _worth_starting(run, groups, encoding_s):
             return
-        chance = not groups and run.spare
-        if chance:
-            groups = scheduler.alone(int(todo[0]), int(lengths[todo[0]]))
         if not groups:
             break
         done = 0
         for group in groups:
             task = task_of(rows[group.positions], group.work)
-            started = run.on_the_off_chance(task) if chance else task if run.may_start(task) else None
-            outcome = None if started is None else (yield started)
+            outcome = (yield task) if run.may_start(task) else None
             if outcome is None:
                 break
             if not _keep(run, group, outcome):
@@ -69,8 +64,6 @@ def rerank(run: StageRun, query: Query, wanted: int) -> Steps:
                 rates, left = run.costs.rates(run.key), plan(_without(todo, groups[:done]), math.inf)
                 run.saturate(sum(rates.seconds(group.work) for group in left))
                 return
-        if chance and not done:
-            break
         todo = _without(todo, groups[:done])
         fruitless = 0 if done else fruitless + 1
     run.out_of_time(f"{run.scored} of {run.total} candidates scored")

@@ -40,8 +40,6 @@ LATE_SHARE = 0.0003
 """Share of answers for which it may take longer."""
 LONGEST_FINISH_S = 0.005
 """Most that is kept back for that way; with less, answers were late by a millisecond that the machine had not lost."""
-MOST_IN_VAIN = 0.25
-"""Share of a query's budget for which what was started on the off chance may run on when it is of no use any more."""
 TYPICAL_TOKENS = 128.0
 """Length of a candidate that nothing is known of."""
 
@@ -254,11 +252,6 @@ def _group(positions: npt.NDArray[np.int64], length: int) -> Group:
     return Group(positions, _padded(len(positions), length))
 
 
-def alone(position: int, length: int) -> list[Group]:
-    """A batch of one candidate of so many tokens."""
-    return [_group(np.array([position]), length)]
-
-
 @lru_cache(maxsize=4096)  # few of them come again and again
 def _padded(count: int, length: int) -> Work:
     return Work(float(count), float(count * length), float(count * length * length))
@@ -300,25 +293,6 @@ def windows(
 def may_start(now: float, predicted_s: float, deadline: float) -> bool:
     """Whether work that takes ``predicted_s`` would end in time; nothing starts at or after its deadline."""
     return now < deadline and now + predicted_s <= deadline + ROUNDING_S
-
-
-def worth_trying(now: float, likely_s: float, predicted_s: float, deadline: float, budget_s: float) -> bool:
-    """Whether to start work in time that is nobody else's: it ends in time on average.
-
-    A query that comes meanwhile would have to wait for it, though. So at the quantile it is over soon after, too.
-
-    Args:
-        now: the time.
-        likely_s: seconds that it takes on average.
-        predicted_s: seconds at the quantile.
-        deadline: when it has to end to be of use.
-        budget_s: the query's, of which ``MOST_IN_VAIN`` is how long it may run on.
-    """
-    return may_start(now, likely_s, deadline) and now + predicted_s <= deadline + MOST_IN_VAIN * budget_s
-
-
-TYPICAL = Work(1.0, TYPICAL_TOKENS, TYPICAL_TOKENS * TYPICAL_TOKENS)
-"""A candidate of typical length."""
 
 
 def typical_seconds(rates: Rates, together: int = 1) -> float:

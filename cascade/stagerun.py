@@ -49,9 +49,6 @@ class StageRun:
         first: whether there is no answer before it has found something.
         kept_s: seconds after ``deadline`` that are kept for other retrievers.
         readings: of the query so far, by reader; added to.
-        last: whether no stage comes after it.
-        query_end: when the last task of the query has to have ended.
-        query_budget_s: seconds that the query was given.
         short: whether it ran out of time.
         encoding: the action that is its query-side work.
         scoring: the action that does its main work.
@@ -71,9 +68,6 @@ class StageRun:
     first: bool = False
     kept_s: float = 0.0
     readings: dict[str, Reading] = field(default_factory=dict)
-    last: bool = False
-    query_end: float = math.inf
-    query_budget_s: float = math.inf
     planned: int = 0
     scored: int = 0
     batches: int = 0
@@ -117,16 +111,6 @@ class StageRun:
         if self.yield_at < self.deadline and self.stage.reranks:
             return self.yield_at
         return self.deadline
-
-    @property
-    def spare(self) -> bool:
-        """Whether the time that is left is nobody else's: no stage comes after it, and its share is all of that time.
-
-        Nor does the caller wait for a task beyond the deadline. So a batch is worth its chance, but not a window: that
-        is done whole or not at all.
-        """
-        mine = self.last and self.yield_at == math.inf and self.deadline >= self.query_end
-        return mine and self.scoring == "score" and self.stage.planned.on_overrun == "partial"
 
     @property
     def left_s(self) -> float:
@@ -202,22 +186,6 @@ class StageRun:
         end = self.end_at
         return end == math.inf or scheduler.may_start(self.clock.now(), task.predicted_s + then_s, end)
 
-    def on_the_off_chance(self, task: Task, then: Work | None = None) -> Task | None:
-        """The task as it starts in spare time; None if it may not.
-
-        Args:
-            task: predicted at the quantile, at which it would not.
-            then: what is to follow.
-        """
-        if not self.spare:
-            return None
-        likely_s = self.costs.likely_s(task.cost_key, task.work)
-        then_s = 0.0 if then is None else self.costs.likely_s(self.key, then)
-        now = self.clock.now()
-        if not scheduler.worth_trying(now, likely_s + then_s, task.predicted_s, self.end_at, self.query_budget_s):
-            return None
-        return task._replace(predicted_s=likely_s)
-
     @property
     def least_s(self) -> float:
         """Seconds of the least that has to follow the query-side work for that to be of any use."""
@@ -258,8 +226,9 @@ class StageRun:
 def encode(run: StageRun, call: Callable[[], Any]) -> Generator[Task, Outcome | None, Outcome | None]:
     """The query-side work of a stage; None after noting why it could not be done."""
     task = run.task(run.encoding, call, ENCODING)
-    started = task if run.may_start(task, run.least_s) else run.on_the_off_chance(task, scheduler.TYPICAL)
-    outcome = None if started is None else (yield from run.tried(started))
+    outcome = None
+    if run.may_start(task, run.least_s):
+        outcome = yield from run.tried(task)
     if outcome is None:
         run.out_of_time("no time to encode the query")
         return None

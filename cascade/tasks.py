@@ -175,7 +175,7 @@ class Task(NamedTuple):
         call: does it.
         work: how much it is.
         predicted_s: seconds at the plan's quantile, or on average of what is started as long as it probably ends in
-            time: the first search, fusing, and what the last stage tries in spare time; 0 when nothing is known.
+            time: the first search, and fusing; 0 when nothing is known.
         deadline: when its stage has to end at the latest, in the clock's seconds.
         batch: of a ``score`` task, the pairs, so that tasks of several queries can be scored in one call.
     """

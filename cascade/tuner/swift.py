@@ -104,7 +104,6 @@ class Swift:
         deadline_s = plan.budget_s
         answer_by = deadline_s - shared.recording.finish_s
         self._end = answer_by - FINISH_S / 2
-        self._deadline_s = deadline_s
         self._expires = max(0.0, answer_by)
         self._handling_s = shared.recording.handling_s
         self._finder = Finder(cascade, costs, shared, units, self._expires)
@@ -199,9 +198,7 @@ class Swift:
         encoding = part.stage.encoding(state.read)
         least_s = part.encode[encoding].seconds(ONCE) + scheduler.typical_seconds(part.score)
         if not scheduler.may_start(now, least_s, deadline):
-            likely_s = self._likely_s(part, encoding, ONCE) + self._likely_s(part, "score", scheduler.TYPICAL)
-            if not self._worth_trying(part, now, likely_s, part.encode[encoding].seconds(ONCE), deadline):
-                return self._after(part, query, state, received, now, 0, True)
+            return self._after(part, query, state, received, now, 0, True)
         typical_s = part.typical_encode_s
         now += typical_s[encoding] if typical_s else float(part.data.encode_s[encoding][query])
         now += self._handling_s
@@ -260,9 +257,6 @@ class Swift:
             if left_s >= least_s and left_s > 0:
                 lengths_left = whole if len(todo) == total else whole.only(todo)
                 groups = scheduler.batches(lengths_left, left_s, quantum_s, part.score, batch_tokens)
-            chance = not groups and self._spare(part, deadline)
-            if chance:
-                groups = scheduler.alone(int(todo[0]), int(lengths[todo[0]]))
             if calls == 0 and planned.on_overrun == "skip" and sum(len(group.positions) for group in groups) < total:
                 return now, "skipped"
             if not groups:
@@ -275,11 +269,7 @@ class Swift:
                 break
             done = 0
             for positions, work in groups:
-                if chance:
-                    likely_s = self._likely_s(part, "score", work)
-                    if not self._worth_trying(part, now, likely_s, predict(work), deadline):
-                        break
-                elif not scheduler.may_start(now, predict(work), deadline):
+                if not scheduler.may_start(now, predict(work), deadline):
                     break
                 seconds = take(work)
                 now += (seconds * ratios[calls % len(ratios)] if ratios else seconds) + handling_s
@@ -294,18 +284,6 @@ class Swift:
                 break  # nothing changes by asking again
             todo = todo[~known[todo]]
         return now, "ended"
-
-    def _spare(self, part: Part, deadline: float) -> bool:
-        """``StageRun.spare``, where there are no other queries."""
-        return part is self._parts[-1] and deadline >= self._end and part.stage.planned.on_overrun == "partial"
-
-    def _worth_trying(self, part: Part, now: float, likely_s: float, predicted_s: float, deadline: float) -> bool:
-        """``StageRun.on_the_off_chance``."""
-        spare = self._spare(part, deadline)
-        return spare and scheduler.worth_trying(now, likely_s, predicted_s, deadline, self._deadline_s)
-
-    def _likely_s(self, part: Part, action: Action, work: Work) -> float:
-        return self._costs.likely_s(part.stage.key(action), work)
 
     def _after(
         self, part: Part, query: int, state: State, ranked: Candidates, now: float, scored: int, degraded: bool

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cascade import scheduler
 from cascade.clock import Deadline
 from cascade.engine import QueryRun
 from cascade.ranking import best_passages
@@ -137,32 +136,6 @@ def test_the_short_way_gives_what_the_engine_gives(made: Recorded, text: str, ti
         np.testing.assert_array_equal(short.scored[name], whole.scored[name], err_msg=name)
         np.testing.assert_allclose(short.stage_seconds[name], whole.stage_seconds[name], rtol=1e-9, atol=1e-12)
     assert replayer.rankings(config) == replayer.rankings(config, by_engine=True)
-
-
-def test_the_short_way_takes_the_chances_that_the_engine_takes(made: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = []
-
-    def worth_trying(*numbers: float) -> bool:
-        taken.append(really(*numbers))
-        return taken[-1]
-
-    really = scheduler.worth_trying
-    monkeypatch.setattr(scheduler, "worth_trying", worth_trying)
-    for budget_ms in range(8, 80, 4):
-        stages = [{**MEANING, "top_k": 60}, {**QUICK, "top_k": 30}, {**SLOW, "top_k": 10}]
-        top = {"version": 1, "name": "tries", "budget_ms": budget_ms, "stages": stages}
-        config = config_of(json.dumps(top), made.machine)
-        replayer = made.replayer()
-        taken.clear()
-        short, tried = replayer.run(config), sum(taken)
-        taken.clear()
-        whole = replayer.by_engine(config)
-        assert sum(taken) == tried
-        np.testing.assert_array_equal(short.scored["slow"], whole.scored["slow"])
-        np.testing.assert_allclose(short.seconds, whole.seconds, rtol=1e-9)
-        if tried:
-            return
-    pytest.fail("no chance was taken")
 
 
 def test_served_without_limits_is_the_same_since_beliefs_decide_nothing(made: Recorded) -> None:
