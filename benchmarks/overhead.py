@@ -4,8 +4,10 @@
 
 A query searches 4 ranges and scores candidates at three depths, some 15 batches and 4 encodings in all, under a budget
 of 50 ms. It is answered in three ways: a ``QueryRun`` driven in a loop, the live ``Executor`` with one worker and one
-client, and the simulator with many clients. Processor time is given next to wall time, because a busy machine adds more
-to the latter; through the executor it includes waking a thread twice.
+client, and the simulator with many clients. Beside them stand the decisions alone: the calls that one query makes of
+``cascade.scheduler`` and of the cost model, made again without what turns them into rankings and traces. Processor time
+is given next to wall time, because a busy machine adds more to the latter; through the executor it includes waking a
+thread twice.
 """
 
 from __future__ import annotations
@@ -16,13 +18,17 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from types import FunctionType
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
 
 from benchmarks.common import machine_record, print_table
+from cascade import cost, scheduler
 from cascade.clock import Deadline, MonotonicClock
 from cascade.cost import Cost, CostModel, CostProfile, Rates, machine
 from cascade.engine import QueryRun
@@ -89,12 +95,13 @@ class FreeReranker(Reranker):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--queries", type=int, default=3000, help="queries in each of the three ways")
+    parser.add_argument("--queries", type=int, default=3000, help="queries in each way")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     opened = free_cascade()
     ranking = drive(opened, known(opened))
     ways = {
+        "decisions alone": decisions(opened, arguments.queries),
         "inline": inline(opened, arguments.queries),
         "executor": executor(opened, arguments.queries),
         "simulator": simulator(opened, arguments.queries),
@@ -169,6 +176,51 @@ def drive(opened: OpenedCascade, costs: CostModel) -> Ranking:
 def inline(opened: OpenedCascade, queries: int) -> dict[str, float]:
     costs = known(opened)
     return _medians(lambda: drive(opened, costs), queries, time.thread_time)
+
+
+def decisions(opened: OpenedCascade, queries: int) -> dict[str, float]:
+    """The scheduler's decisions and the cost model's predictions and corrections, and nothing else."""
+    costs = known(opened)
+    calls = decisions_of_one_query(opened, costs)
+
+    def decide() -> None:
+        for function, arguments in calls:
+            function(*arguments)
+
+    return _medians(decide, queries, time.thread_time)
+
+
+def decisions_of_one_query(opened: OpenedCascade, costs: CostModel) -> list[tuple[Callable[..., Any], tuple[Any, ...]]]:
+    """What a query calls of the public functions of ``cascade.scheduler`` and the cost model, from outside of them."""
+    calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+    within = False
+
+    def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call_it(*arguments: Any) -> Any:
+            nonlocal within
+            if within:
+                return function(*arguments)
+            calls.append((function, arguments))
+            within = True
+            try:
+                return function(*arguments)
+            finally:
+                within = False
+
+        return call_it
+
+    places: list[tuple[Any, str]] = [(scheduler, name) for name in vars(scheduler)] + [
+        (CostModel, name) for name in vars(CostModel)
+    ]
+    places.append((scheduler.Lengths, "only"))
+    with ExitStack() as patched:
+        for place, name in places:
+            function = getattr(place, name)
+            own = isinstance(function, FunctionType) and function.__module__ in (scheduler.__name__, cost.__name__)
+            if own and not name.startswith("_"):
+                patched.enter_context(mock.patch.object(place, name, noted(function)))
+        drive(opened, costs)
+    return calls
 
 
 def executor(opened: OpenedCascade, queries: int) -> dict[str, float]:
