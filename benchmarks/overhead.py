@@ -209,9 +209,7 @@ def decisions_of_one_query(opened: OpenedCascade, costs: CostModel) -> list[tupl
 
         return call_it
 
-    places: list[tuple[Any, str]] = [(scheduler, name) for name in vars(scheduler)] + [
-        (CostModel, name) for name in vars(CostModel)
-    ]
+    places: list[tuple[Any, str]] = [(owner, name) for owner in (scheduler, CostModel) for name in vars(owner)]
     places.append((scheduler.Lengths, "only"))
     with ExitStack() as patched:
         for place, name in places:
@@ -237,7 +235,7 @@ def executor(opened: OpenedCascade, queries: int) -> dict[str, float]:
         return _medians(ask, queries, time.process_time)
 
 
-def _medians(answer: Callable[[], Ranking], queries: int, processor: Callable[[], float]) -> dict[str, float]:
+def _medians(answer: Callable[[], object], queries: int, processor: Callable[[], float]) -> dict[str, float]:
     wall_s, processor_s = [], []
     for _ in range(queries):
         began, busy = time.perf_counter(), processor()
