@@ -25,7 +25,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,8 @@ from cascade.tuner.study import Trial, Workers
 from cascade.tuner.verification import LATENCY_WITHIN, QUALITY_WITHIN, spread
 
 GRID = 200
+RESAMPLES = 500
+"""Of the queries left out, for the interval of a difference in hypervolume."""
 
 
 def main() -> int:
@@ -243,32 +245,66 @@ def hypervolumes(tuning: Tuning, grid: Sequence[Trial]) -> dict[str, Any]:
     """The hypervolume of what was searched for beside that of a grid.
 
     Either front is chosen on tuning queries, and both are measured on those left out, up to the slowest point on either
-    front; with several folds, the mean.
+    front; with several folds, the mean. The interval of the difference is a bootstrap over the queries left out.
 
     Args:
         tuning: every trial of the search.
         grid: trials of the grid, of the same queries.
     """
-    fronts = _fronts(tuning)
-    others = _fronts(Tuning(grid, tuning.query, tuning.folds, tuning.goal))
-    worst = max(ms for front in (*fronts, *others) for ms, _ in front if np.isfinite(ms))
-    ours, theirs = (float(np.mean([hypervolume(front, worst) for front in part])) for part in (fronts, others))
+    other = Tuning(grid, tuning.query, tuning.folds, tuning.goal)
+    parts = []
+    for fold in tuning.folds:
+        tuned, spread_out = _front(tuning, fold), _front(other, fold)
+        parts.append((tuned, spread_out, np.flatnonzero(fold.validation[tuning.query])))
+    ends = [ms for *fronts, answers in parts for front in fronts for ms, _ in front.at(answers)]
+    worst = max(ms for ms in ends if np.isfinite(ms))
+
+    def volumes(drawn: Sequence[npt.NDArray[np.int64]]) -> tuple[float, float]:
+        each = [
+            [hypervolume(front.at(answers), worst) for front in fronts]
+            for (*fronts, _), answers in zip(parts, drawn, strict=True)
+        ]
+        ours, theirs = np.mean(each, axis=0).tolist()
+        return ours, theirs
+
+    ours, theirs = volumes([answers for *_, answers in parts])
+    rng, ahead = np.random.default_rng(0), []
+    for _ in range(RESAMPLES):
+        one, two = volumes([rng.choice(answers, len(answers)) for *_, answers in parts])
+        ahead.append(one - two)
+    outside = (1 - tuning.goal.confidence) / 2
+    low, high = np.quantile(ahead, [outside, 1 - outside]).tolist()
     at_least = ours >= theirs - 1e-9
-    print(f"hypervolume {ours:.2f} ms, of a grid of {len(grid)} {theirs:.2f} ms, on queries left out")
+    said = f"{ours - theirs:+.2f}, {low:+.2f} to {high:+.2f} at {tuning.goal.confidence:.0%}"
+    print(f"hypervolume {ours:.2f} ms, of a grid of {len(grid)} {theirs:.2f} ms, on queries left out ({said})")
     if not at_least:
         print("DOES NOT HOLD: the hypervolume is at least that of the grid")
-    return {"latency_ms": worst, "tuned": ours, "grid": theirs, "grid_size": len(grid), "at_least_grid": at_least}
+    found = {"latency_ms": worst, "tuned": ours, "grid": theirs, "low": low, "high": high}
+    return {**found, "grid_size": len(grid), "at_least_grid": at_least}
 
 
-def _fronts(tuning: Tuning) -> list[list[tuple[float, float]]]:
-    """For each fold, milliseconds and quality on queries left out of the front that the others choose."""
-    found = []
-    for fold in tuning.folds:
-        chosen_by, left_out = fold.tuning[tuning.query], fold.validation[tuning.query]
-        front = pareto(tuning.latency(chosen_by), tuning.quality(chosen_by))
-        latency, quality = tuning.latency(left_out), tuning.quality(left_out)
-        found.append([(float(latency[i]), float(quality[i])) for i in front])
-    return found
+class _Front(NamedTuple):
+    """The trials of a front, fastest first: float64 [trials, answers] each."""
+
+    seconds: npt.NDArray[np.float64]
+    quality: npt.NDArray[np.float64]
+    percentile: float
+
+    def at(self, answers: npt.NDArray[np.int64]) -> list[tuple[float, float]]:
+        """Milliseconds and quality on some answers, by position."""
+        quality = np.nanmean(self.quality[:, answers], axis=1).tolist()
+        return [
+            (percentile_ms(one, self.percentile), value)
+            for one, value in zip(self.seconds[:, answers], quality, strict=True)
+        ]
+
+
+def _front(tuning: Tuning, fold: Fold) -> _Front:
+    """The front that a fold's tuning queries choose."""
+    chosen_by = fold.tuning[tuning.query]
+    front = [tuning.trials[i] for i in pareto(tuning.latency(chosen_by), tuning.quality(chosen_by))]
+    seconds, quality = ([getattr(trial, name) for trial in front] for name in ("seconds", "quality"))
+    return _Front(np.array(seconds), np.array(quality), tuning.goal.percentile)
 
 
 def to_verify(tuning: Tuning, most: int) -> list[int]:

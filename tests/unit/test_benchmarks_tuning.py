@@ -82,6 +82,7 @@ def test_hypervolumes_are_of_the_queries_left_out_of_either_choice(capsys: pytes
     assert found["tuned"] == pytest.approx(50 * 0.2)
     assert found["grid"] == pytest.approx(40 * 0.5)
     assert (found["grid_size"], found["at_least_grid"]) == (2, False)
+    assert found["low"] == found["high"] == pytest.approx(-10), "one query is left out, and drawn every time"
     assert "DOES NOT HOLD: the hypervolume" in capsys.readouterr().out
     assert benchmark.hypervolumes(tuning_of([lucky, solid]), [lucky])["at_least_grid"] is True
 
@@ -143,7 +144,15 @@ def test_configurations_that_were_not_recorded_are_named_and_why(
 def result(**changes: object) -> dict[str, object]:
     row = {"config": "good.yaml", "ms": 20.0, "own": 0.5, "tuned_ms": 18.0, "tuned": 0.51, "gain": 0.01}
     row |= {"low": -0.02, "high": 0.04, "as_good": True, "not_slower": True}
-    volume = {"latency_ms": 90.0, "tuned": 40.0, "grid": 41.5, "grid_size": 200, "at_least_grid": False}
+    volume = {
+        "latency_ms": 90.0,
+        "tuned": 40.0,
+        "grid": 41.5,
+        "low": -3.0,
+        "high": 0.5,
+        "grid_size": 200,
+        "at_least_grid": False,
+    }
     verified = [
         {"label": "fine", "predicted_ms": 20.0, "measured_ms": 21.0, "again_ms": 24.0, "holds": True},
         {"label": "off", "predicted_ms": 20.0, "measured_ms": 30.0, "again_ms": 29.0, "holds": False},
@@ -167,7 +176,10 @@ def test_the_readme_says_what_does_not_hold() -> None:
     assert "| bad.yaml | 20 | 0.5 | 21 | 0.51 | +0.010 (-0.020 to +0.040) | yes | **no** |" in lines
     assert "Tuned is at least as good and not slower in 1 of 2, and worse beyond chance in 0." in lines
     assert "Not compared, since not all of it was recorded: msmarco.yaml." in lines
-    assert "Hypervolume on queries left out 40.00 ms, of a grid of 200 cascades 41.50 ms: **less**." in lines
+    assert (
+        "Hypervolume on queries left out 40.00 ms, of a grid of 200 cascades 41.50 ms: **less**, -1.50 (by chance -3.00 to +0.50)."
+        in lines
+    )
     assert "| off | 20 | 30 | 29 | **no** |" in lines
     held = "1 of 2 within 10% of the latency and 0.005 of the quality."
     assert f"{held} Measured once more, 1 of them are that far from what they were themselves." in lines
