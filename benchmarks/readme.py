@@ -97,7 +97,7 @@ def tuning(result: Mapping[str, Any]) -> str:
     holds = "at least as much" if volume["at_least_grid"] else "**less**"
     if "low" in volume:
         ahead = volume["tuned"] - volume["grid"]
-        holds += f", {ahead:+.2f} (by chance {volume['low']:+.2f} to {volume['high']:+.2f})"
+        holds += f", {ahead:+.2f} ({volume['low']:+.2f} to {volume['high']:+.2f})"
     parts.append(f"Hypervolume on queries left out {volume['tuned']:.2f} ms, {grid}: {holds}.")
     if "verified" in result:
         points = [{**one, "holds": _holds(one["holds"])} for one in result["verified"]["points"]]

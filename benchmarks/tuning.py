@@ -51,6 +51,7 @@ from cascade.tuner import (
     tune,
     verify,
 )
+from cascade.tuner.choice import Fold
 from cascade.tuner.evaluated import percentile_ms
 from cascade.tuner.front import hypervolume, pareto
 from cascade.tuner.plot import png
@@ -260,10 +261,8 @@ def hypervolumes(tuning: Tuning, grid: Sequence[Trial]) -> dict[str, Any]:
     worst = max(ms for ms in ends if np.isfinite(ms))
 
     def volumes(drawn: Sequence[npt.NDArray[np.int64]]) -> tuple[float, float]:
-        each = [
-            [hypervolume(front.at(answers), worst) for front in fronts]
-            for (*fronts, _), answers in zip(parts, drawn, strict=True)
-        ]
+        pairs = zip(parts, drawn, strict=True)
+        each = [[hypervolume(front.at(answers), worst) for front in fronts] for (*fronts, _), answers in pairs]
         ours, theirs = np.mean(each, axis=0).tolist()
         return ours, theirs
 
@@ -303,8 +302,10 @@ def _front(tuning: Tuning, fold: Fold) -> _Front:
     """The front that a fold's tuning queries choose."""
     chosen_by = fold.tuning[tuning.query]
     front = [tuning.trials[i] for i in pareto(tuning.latency(chosen_by), tuning.quality(chosen_by))]
-    seconds, quality = ([getattr(trial, name) for trial in front] for name in ("seconds", "quality"))
-    return _Front(np.array(seconds), np.array(quality), tuning.goal.percentile)
+    shape = len(front), len(tuning.query)
+    seconds = np.array([trial.seconds for trial in front]).reshape(shape)
+    quality = np.array([trial.quality for trial in front]).reshape(shape)
+    return _Front(seconds, quality, tuning.goal.percentile)
 
 
 def to_verify(tuning: Tuning, most: int) -> list[int]:
