@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -103,7 +104,8 @@ def tuning(result: Mapping[str, Any]) -> str:
         points = [{**one, "holds": _holds(one["holds"])} for one in result["verified"]["points"]]
         parts.append(_cells(points, list(points[0])))
         within = f"within {LATENCY_WITHIN:.0%} of the latency and {QUALITY_WITHIN:g} of the quality"
-        apart = sum(abs(one["again_ms"] / one["measured_ms"] - 1) > LATENCY_WITHIN for one in points)
+        twice = [(one["measured_ms"] or math.inf, one["again_ms"] or math.inf) for one in points]
+        apart = sum(not abs(again - first) <= LATENCY_WITHIN * first for first, again in twice)
         parts.append(
             f"{result['verified']['held']} of {len(points)} {within}. "
             f"Measured once more, {apart} of them are that far from what they were themselves."

@@ -358,7 +358,9 @@ def _verified(tuned: Tuned, judgments: Judgments, arguments: argparse.Namespace)
     held = sum(one.holds for one in found)
     print(f"{held} of {len(found)} within {LATENCY_WITHIN:.0%} of the latency and {QUALITY_WITHIN:g} of {goal.measure}")
     print(f"of the same cascades measured twice, {sum(by > LATENCY_WITHIN for by in apart)} differ by more than that")
-    both = [{**one.to_json(), "again_ms": other.measured_ms} for one, other in zip(found, again, strict=True)]
+    both = [
+        {**one.to_json(), "again_ms": other.to_json()["measured_ms"]} for one, other in zip(found, again, strict=True)
+    ]
     print(f"meanwhile the machine lost {lost:.1%} of its time")
     return {"held": held, "points": both, "lost by the machine": lost}
 

@@ -134,7 +134,7 @@ class Executor:
         self._prepare = prepare
         self.clock: Clock = MonotonicClock() if clock is None else clock
         self.health = CircuitBreaker(self.clock) if health is None else health
-        self.finish_s = scheduler.FIRST_FINISH_S
+        self.finish_s = FINISH_S / 2
         self._max_waiting = max_waiting
         self._queue: WorkQueue[Future[None]] = WorkQueue(costs, workers)
         lock = threading.RLock()

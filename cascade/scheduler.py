@@ -34,8 +34,6 @@ MOST_FREEDOM = 10
 a query that is asked after every batch meets the one moment at which its scores mislead."""
 FINISH_STEP = 1.5
 """What is kept back for the way of an answer to its caller grows by this factor when that took longer."""
-FIRST_FINISH_S = 0.001
-"""What is kept back as long as nothing is known of it: on busy cores a caller wakes late."""
 LATE_SHARE = 0.0003
 """Share of answers for which it may take longer."""
 LONGEST_FINISH_S = 0.005

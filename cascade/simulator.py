@@ -166,10 +166,9 @@ class Simulator:
         return self._queue.unanswered
 
     def occupy(self, until: float) -> None:
-        """Has a server be busy until then with what nobody waits for."""
+        """Has a server be busy until then with what nobody waits for any more, nor knows the end of."""
         self._idle -= 1
         self.busy_until = max(self.busy_until, until)
-        self._queue.occupied(until)
         self._at(until, self._release)
 
     def _release(self) -> None:

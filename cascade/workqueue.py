@@ -77,7 +77,6 @@ class WorkQueue(Generic[T]):
         self._lanes: dict[Hashable, list[_Item[T]]] = {}
         self._live: list[tuple[float, int, Waiting[T]]] = []
         self._dead = 0
-        self._busy_until: list[float] = []
 
     def __len__(self) -> int:
         """Queries that wait for a worker; answered ones that still stand in a lane are not counted."""
@@ -95,9 +94,7 @@ class WorkQueue(Generic[T]):
         return entry
 
     def leave(self, entry: Waiting[T]) -> None:
-        """Forgets an answered query; a worker that is still at its task stays busy."""
-        if entry.run.begun_at < math.inf:
-            self.occupied(entry.busy_until)
+        """Forgets an answered query."""
         position = bisect.bisect_left(self._live, (entry.deadline, entry.number))
         if position < len(self._live) and self._live[position][2] is entry:
             del self._live[position]
@@ -106,10 +103,6 @@ class WorkQueue(Generic[T]):
             self._dead += 1
             if self._dead > len(self._live):
                 self._compact()
-
-    def occupied(self, until: float) -> None:
-        """Notes that a worker is busy until then with what nobody waits for."""
-        self._busy_until.append(until)
 
     def _compact(self) -> None:
         """Takes the answered queries out of the lanes, so that what they hold is freed."""
@@ -204,12 +197,11 @@ class WorkQueue(Generic[T]):
     def demand_s(self, now: float, deadline: float = math.inf) -> float:
         """Seconds until a worker is free for a query with this deadline that is not answered yet, a little cautiously.
 
-        Counts the tasks under way, also of queries that did not wait for them, and what each query due by then still
-        needs for an answer; what would make their answers better gives way. The queries err independently of each
-        other, so that their margins add up as deviations do: the root of the sum of squares.
+        Counts the tasks under way, and what each query due by then still needs for an answer; what would make their
+        answers better gives way. The queries err independently of each other, so that their margins add up as
+        deviations do: the root of the sum of squares.
         """
-        self._busy_until = [until for until in self._busy_until if until > now]
-        demand_s, squares = sum(until - now for until in self._busy_until), 0.0
+        demand_s, squares = 0.0, 0.0
         for due, _, entry in self._live:
             if entry.busy_until > now:
                 demand_s += entry.busy_until - now

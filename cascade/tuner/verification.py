@@ -13,7 +13,7 @@ import numpy as np
 
 from cascade.api import Cascade
 from cascade.arguments import FROM_CONFIG
-from cascade.errors import DeadlineExceeded
+from cascade.errors import DeadlineExceeded, Overloaded
 from cascade.evaluation import evaluate
 from cascade.index import Index
 from cascade.schema import CascadeConfig
@@ -66,8 +66,10 @@ class Verified:
         return close and abs(self.latency_error) <= LATENCY_WITHIN
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        return {**asdict(self), "latency_error": self.latency_error, "holds": self.holds}
+        """As JSON holds it; times without an end, where too many queries were refused, are None."""
+        values = {**asdict(self), "latency_error": self.latency_error, "holds": self.holds}
+        endless = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
+        return values | dict.fromkeys(endless)
 
 
 def verify(
@@ -157,14 +159,17 @@ class _Trial:
         paces = self._paces(PACED + 1)[1:]  # the first comes after another cascade has had the machine
         for run, number in block:
             query = queries[number]
+            found: list[str] = []  # no answer, to whoever asked, where it fails or is refused; as in replay
             try:
                 ranking = self._engine.search(query, budget_ms=FROM_CONFIG)
-                found = [hit.doc_id for hit in ranking]
-            except DeadlineExceeded as error:  # no answer, to whoever asked; as in replay
-                ranking, found = error.ranking, []
+                found, seconds = [hit.doc_id for hit in ranking], ranking.trace.seconds
+            except DeadlineExceeded as error:
+                seconds = error.ranking.trace.seconds
+            except Overloaded:
+                seconds = math.inf
             if counts:
                 self._counted.append(len(self._turns))
-                self._seconds.append(ranking.trace.seconds)
+                self._seconds.append(seconds)
                 self._runs[run][query.query_id] = found
             self._turns.append(Turn(number))
         paces += self._paces(PACED)

@@ -551,3 +551,24 @@ def test_a_stage_that_raises_leaves_the_order_as_it_was(small: Any) -> None:
     assert {hit.stage for hit in ranking} == {"hybrid"}
     with odd(small, "error", on_error="fail") as cascade, pytest.raises(StageError, match="out of order"):
         cascade.search(QUESTION)
+
+
+def test_an_engine_may_use_the_models_that_another_has_loaded(small: Any) -> None:
+    loaded: list[str] = []
+
+    def counting(kind: StageKind) -> StageKind:
+        def noted(settings: Any, context: Context) -> Stage:
+            loaded.append(kind.kind)
+            return kind.load(settings, context)
+
+        return replace(kind, load=noted)
+
+    registry = Registry([counting(Registry().get(name)) for name in ("bm25", "colbert")])
+    config = parse_config(small.config.read_text(), registry=registry)
+    index = Index.open(small.index, verify=False)
+    with Cascade(config, index=index) as one:
+        before = list(loaded)
+        with Cascade(config, index=index, models_of=one) as other:
+            assert loaded == before != []
+            first, second = ([hit.doc_id for hit in engine.search(QUESTION, budget_ms=None)] for engine in (one, other))
+            assert first == second

@@ -526,24 +526,6 @@ def test_demand_counts_a_task_under_way_whoever_s_it_is():
     assert queue.demand_s(0.0, deadline=0.5) == 0.0
 
 
-def test_demand_counts_a_task_whose_query_did_not_wait_for_it():
-    queue, clock = queue_of(2.0)
-    (entry,) = queue.take(clock.now())
-    entry.run.begun_at, task_s = 0.0, entry.run.pending.predicted_s
-    entry.run.abandon()
-    queue.leave(entry)
-    assert queue.unanswered == 0
-    assert queue.demand_s(0.0) == pytest.approx(task_s)
-    assert queue.demand_s(task_s) == 0.0
-    queue, clock = queue_of(2.0)
-    (entry,) = queue.take(clock.now())
-    while task := entry.run.pending:  # one that is answered leaves nothing behind
-        entry.run.begun_at = 0.0
-        entry.run.advance(Outcome(task.call(), None, 0.0, 0.0))
-    queue.leave(entry)
-    assert queue.demand_s(0.0) == 0.0
-
-
 def test_earlier_stages_go_first_whoever_is_due_first():
     queue, clock = queue_of(1.0, 2.0)
     (urgent,) = queue.take(clock.now())

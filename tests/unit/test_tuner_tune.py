@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -24,6 +25,7 @@ from cascade.tuner import (
     SearchSpace,
     SpaceSettings,
     Tuned,
+    Verified,
     replay,
     tune,
 )
@@ -395,3 +397,18 @@ def test_queries_that_halving_would_make_too_few_take_turns(
     for percentile, folds in ((80, 1), (85, 5)):  # 11 and 15 of 24 queries are needed
         found = tune(recording, judgments(recording), Goal(40.0, percentile, confidence=0.9), space=space)
         assert len(found.tuning.folds) == folds
+
+
+def test_a_cascade_that_refuses_too_much_is_verified_without_a_time() -> None:
+    refusing = Verified("refuses", math.inf, 20.0, 0.3, 0.3, 1.0).to_json()
+    assert refusing == {
+        "label": "refuses",
+        "predicted_ms": None,
+        "measured_ms": 20.0,
+        "predicted": 0.3,
+        "measured": 0.3,
+        "pace": 1.0,
+        "latency_error": -1.0,
+        "holds": False,
+    }
+    assert Verified("fine", 20.0, 21.0, 0.3, 0.3, 1.0).to_json()["holds"] is True
