@@ -196,5 +196,5 @@ def _lines(verified: Sequence[Verified], measure: str, percentile: float) -> lis
     held = sum(one.holds for one in verified)
     paces = [one.pace for one in verified]
     between = f"{min(paces):.2f} to {max(paces):.2f}"
-    lines.append(f"allowing for a machine that takes {between} times as long as when recorded, in the median of each")
+    lines.append(f"allowing for a machine that takes {between} times as long as when recorded")
     return [*lines, f"{held} of {len(verified)} within 10 % of p{percentile:g} and 0.005 of {measure}"]

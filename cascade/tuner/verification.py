@@ -27,8 +27,8 @@ QUALITY_WITHIN = 0.005
 BLOCK = 25
 """Queries under the budget that a cascade is asked in a row, before the others have their turn; and at most as many
 different ones tell how fast the machine is."""
-PACED = 3
-"""Queries without a budget before a block and after it, which tell how fast the machine is at that moment."""
+PACED = 5
+"""Queries without a budget after each block, which tell how fast the machine is."""
 ANSWERS = 200
 """As many answers are wanted for a percentile: few queries are asked several times, ..."""
 MOST_PASSES = 5
@@ -43,8 +43,8 @@ class Verified:
         label: the cascade for people.
         predicted_ms, measured_ms: the percentile.
         predicted, measured: the quality.
-        pace: how many times as long as when it was recorded everything took, in the median; the prediction allows for
-            what it was at each moment.
+        pace: how many times as long as when it was recorded everything took, in the median, which the prediction allows
+            for.
     """
 
     label: str
@@ -86,10 +86,10 @@ def verify(
     """Runs cascades on the recorded queries that are judged, one query after the other, each under its own budget.
 
     A machine that others use, too, is faster at one minute than at another. So all cascades are open at once, sharing
-    their models, and take turns, block by block, until each has been measured over the same time; and around each block
-    some queries are asked without a budget, by which what tasks were recorded to take is scaled for that block. Of few
-    queries a high percentile is the time of the two or three that a pause of the machine happened to hit, so that they
-    are asked more than once; the quality is the mean.
+    their models, and take turns, block by block, until each has been measured over the same time; and after each block
+    some queries are asked without a budget, by whose median what tasks were recorded to take is scaled. Of few queries
+    a high percentile is the time of the two or three that a pause of the machine happened to hit, so that they are
+    asked more than once; the quality is the mean.
 
     Args:
         configs: labels and cascades.
@@ -144,19 +144,20 @@ class _Trial:
         some = [numbers[position] for position in spread(len(numbers), BLOCK)]
         self._some = itertools.cycle(zip(some, replayer.unlimited_s(config, some).tolist(), strict=True))
         self._turns: list[Turn] = []
+        self._paces: list[float] = []
         self._counted: list[int] = []
         self._seconds: list[float] = []
         self._runs: list[dict[str, list[str]]] = [{} for _ in range(passes)]
 
     def ask(self, block: Sequence[tuple[int, int]], *, counts: bool) -> None:
-        """Asks queries under the budget, and some without any around them.
+        """Asks queries under the budget, and some without any after them.
 
         Args:
             block: of each query the pass that it belongs to, and its number.
             counts: whether it is reported.
         """
-        began, queries = len(self._turns), self._replayer.recording.queries
-        paces = self._paces(PACED + 1)[1:]  # the first comes after another cascade has had the machine
+        queries = self._replayer.recording.queries
+        self._unlimited()  # the first comes after another cascade has had the machine
         for run, number in block:
             query = queries[number]
             found: list[str] = []  # no answer, to whoever asked, where it fails or is refused; as in replay
@@ -172,29 +173,26 @@ class _Trial:
                 self._seconds.append(seconds)
                 self._runs[run][query.query_id] = found
             self._turns.append(Turn(number))
-        paces += self._paces(PACED)
-        pace = float(np.median(paces))
-        self._turns[began:] = [turn._replace(pace=pace) for turn in self._turns[began:]]
+        self._paces += [self._unlimited() for _ in range(PACED)]
 
-    def _paces(self, count: int) -> list[float]:
-        """How many times as long as when they were recorded so many queries take, without a budget."""
-        paces = []
-        for number, recorded_s in itertools.islice(self._some, count):
-            taken_s = self._engine.search(self._replayer.recording.queries[number], budget_ms=None).trace.seconds
-            paces.append(taken_s / recorded_s)
-            self._turns.append(Turn(number, limited=False))
-        return paces
+    def _unlimited(self) -> float:
+        """How many times as long as when it was recorded a query takes without a budget."""
+        number, recorded_s = next(self._some)
+        self._turns.append(Turn(number, limited=False))
+        return self._engine.search(self._replayer.recording.queries[number], budget_ms=None).trace.seconds / recorded_s
 
     def verified(self, judgments: Judgments, measure: str, percentile: float) -> Verified:
         """What replay gives for the same queries, beside what came."""
-        replayed = self._replayer.served(self._config, self._turns).only(np.array(self._counted))
+        pace = float(np.median(self._paces))
+        turns = [turn._replace(pace=pace) for turn in self._turns]
+        replayed = self._replayer.served(self._config, turns).only(np.array(self._counted))
         return Verified(
             label=self._label,
             predicted_ms=replayed.latency_ms(percentile),
             measured_ms=percentile_ms(np.array(self._seconds), percentile),
             predicted=replayed.mean(measure),
             measured=float(np.mean([evaluate(run, judgments.qrels, [measure]).means[measure] for run in self._runs])),
-            pace=float(np.median([self._turns[position].pace for position in self._counted])),
+            pace=pace,
         )
 
 

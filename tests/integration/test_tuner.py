@@ -134,7 +134,7 @@ def test_few_queries_are_asked_several_times_to_verify(judged: Judged, monkeypat
     count = len(recording)
     assert count * MOST_PASSES < ANSWERS
     blocks = math.ceil(count * MOST_PASSES / BLOCK)
-    each = {True: (blocks + 1) * (2 * PACED + 1), False: min(BLOCK, MOST_PASSES * count) + MOST_PASSES * count}
+    each = {True: (blocks + 1) * (PACED + 1), False: min(BLOCK, MOST_PASSES * count) + MOST_PASSES * count}
     assert asked == {limited: 2 * times for limited, times in each.items()}
     assert [found.label for found in both] == ["of words", "of others"]
     for found in both:
