@@ -179,7 +179,9 @@ class _Trial:
         """How many times as long as when it was recorded a query takes without a budget."""
         number, recorded_s = next(self._some)
         self._turns.append(Turn(number, limited=False))
-        return self._engine.search(self._replayer.recording.queries[number], budget_ms=None).trace.seconds / recorded_s
+        ranking = self._engine.search(self._replayer.recording.queries[number], budget_ms=None)
+        pace: float = ranking.trace.seconds / recorded_s
+        return pace
 
     def verified(self, judgments: Judgments, measure: str, percentile: float) -> Verified:
         """What replay gives for the same queries, beside what came."""
