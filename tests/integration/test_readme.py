@@ -18,7 +18,8 @@ from cascade.demo.questions import Report
 from cascade.load import parse_config
 from cascade.planner import plan
 from cascade.registry import Registry
-from cascade.stage import StepProgress, Trainer, TrainingReport, trainer
+from cascade.stage import StepProgress
+from cascade.training import Trainer, TrainingReport, trainer
 from cascade.tuner.space import SpaceSettings
 from cascade.types import Document, Qrel, Query
 from cascade.yamltree import parse_yaml
