@@ -74,12 +74,10 @@ class Turn(NamedTuple):
     Args:
         query: its number in the recording.
         limited: whether it is asked under the cascade's budget, or without any.
-        pace: how many times as long as when it was recorded everything takes.
     """
 
     query: int
     limited: bool = True
-    pace: float = 1.0
 
 
 @dataclass(slots=True)
@@ -152,7 +150,7 @@ class Replayer:
         answers = [self._by_engine(planned, cascade, query) for query in range(len(self.recording))]
         return self._evaluate(config, planned, answers)
 
-    def served(self, config: Config, turns: Sequence[Turn]) -> Evaluation:
+    def served(self, config: Config, turns: Sequence[Turn], pace: float = 1.0) -> Evaluation:
         """``run`` for one client, with costs that are learnt on the way, as a live engine learns them.
 
         ``run`` answers every query with the same beliefs, those of an engine that has seen all recorded tasks, so that
@@ -163,13 +161,14 @@ class Replayer:
         Args:
             config: of the cascade, or its file.
             turns: what the client asks, one after the other.
+            pace: how many times as long as when it was recorded everything takes.
         """
         config, planned, cascade = self._open(config)
         costs, unlimited = LearningCosts(self.recording, planned.quantile), with_budget(cascade, math.inf)
         answers, busy_s = [], 0.0
         for turn in turns:
             asked = cascade if turn.limited else unlimited
-            simulator = self._simulator(asked, costs, pace=turn.pace)
+            simulator = self._simulator(asked, costs, pace=pace)
             if busy_s > 0:
                 simulator.occupy(busy_s)
             record = self._one(simulator, asked, turn.query)

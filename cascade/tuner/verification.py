@@ -186,8 +186,7 @@ class _Trial:
     def verified(self, judgments: Judgments, measure: str, percentile: float) -> Verified:
         """What replay gives for the same queries, beside what came."""
         pace = float(np.median(self._paces))
-        turns = [turn._replace(pace=pace) for turn in self._turns]
-        replayed = self._replayer.served(self._config, turns).only(np.array(self._counted))
+        replayed = self._replayer.served(self._config, self._turns, pace).only(np.array(self._counted))
         return Verified(
             label=self._label,
             predicted_ms=replayed.latency_ms(percentile),
