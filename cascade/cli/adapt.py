@@ -23,7 +23,7 @@ def adapt(
 
     Prints, for each stage that could stop early, what values of 'adaptive' do, and the one to write into the file.
 
-    Example: cascade adapt --config configs/hybrid.yaml --recording T.parquet --confidence 0.95
+    Example: cascade adapt --config configs/four-stage.yaml --recording T.parquet --confidence 0.95
     """
     checked, recorded = load_config(config), Recording.load(recording)
     with progress_bar() as told:

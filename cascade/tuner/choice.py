@@ -181,7 +181,7 @@ class Tuning:
 
         The best of many cascades owes part of its mean to chance, which one that was written beforehand does not. So
         they are compared with the best of the written ones: what counts of a gain is its lower confidence bound, valid
-        for all of them at once. Where none was written, it is the plain mean.
+        for all of them at once, and one that is just as good is not better. Where none was written, it is the plain mean.
 
         Args:
             answers: bool [n], those that count.
@@ -198,6 +198,7 @@ class Tuning:
         values = values[:, ~np.isnan(values).any(axis=0)]
         gains = values[found] - values[np.argmax(np.where(written, quality, -np.inf))]
         quality[found] -= margins(gains, max(LEAST_CONFIDENCE, self.goal.confidence))
+        quality[found] = np.nextafter(quality[found], -np.inf)
         return quality
 
     def front(self) -> ParetoFront:

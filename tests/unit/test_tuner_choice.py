@@ -107,6 +107,8 @@ def test_what_is_better_only_by_chance_does_not_drive_out_what_was_written() -> 
     assert chosen(written, lucky) == written.point.label()
     assert [point.label for point in tuning(written, lucky).front()] == ["lucky"]
     assert chosen(written, lucky, better) == "better"
+    twin = trial("twin", base.tolist(), [10.0] * 40)
+    assert chosen(written, twin) == written.point.label(), "as good and faster is not better"
     assert chosen(lucky, better) == "lucky"
     assert chosen(lucky, better, kept=1) == "better"
     other = replace(lucky, point=replace(lucky.point, given=config_of(CASCADE, Machine())))
