@@ -96,9 +96,7 @@ def tuning(result: Mapping[str, Any]) -> str:
     volume = result["hypervolume"]
     grid = f"of a grid of {volume['grid_size']} cascades {volume['grid']:.2f} ms"
     holds = "at least as much" if volume["at_least_grid"] else "**less**"
-    if "low" in volume:
-        ahead = volume["tuned"] - volume["grid"]
-        holds += f", {ahead:+.2f} ({volume['low']:+.2f} to {volume['high']:+.2f})"
+    holds += f", {volume['tuned'] - volume['grid']:+.2f} ({volume['low']:+.2f} to {volume['high']:+.2f})"
     parts.append(f"Hypervolume on queries left out {volume['tuned']:.2f} ms, {grid}: {holds}.")
     if "verified" in result:
         points = [{**one, "holds": _holds(one["holds"])} for one in result["verified"]["points"]]
