@@ -181,7 +181,8 @@ class Tuning:
 
         The best of many cascades owes part of its mean to chance, which one that was written beforehand does not. So
         they are compared with the best of the written ones: what counts of a gain is its lower confidence bound, valid
-        for all of them at once, and one that is just as good is not better. Where none was written, it is the plain mean.
+        for all of them at once, and one that is just as good is not better. Where none was written, it is the plain
+        mean.
 
         Args:
             answers: bool [n], those that count.
