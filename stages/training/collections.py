@@ -14,6 +14,7 @@ from cascade.errors import InputError
 from cascade.io import read_corpus, read_qrels, read_queries
 from cascade.types import Document
 from stages.training.settings import Collection as CollectionSettings
+from stages.training.synthetic import make_queries
 
 MOST_TIED = 16
 """Questions tied to each other by their judgments that are held out together."""
@@ -34,6 +35,7 @@ class Judged:
         relevance: for each question what is judged; only of passages of its own collection.
         passage_starts: int64 [c + 1]: passages of collection i are ``passage_starts[i]`` up to the next.
         question_starts: the same for questions.
+        synthetic: bool [q], questions that were made from their one relevant passage; None where there are none.
     """
 
     names: tuple[str, ...]
@@ -43,6 +45,7 @@ class Judged:
     relevance: list[Relevance]
     passage_starts: npt.NDArray[np.int64]
     question_starts: npt.NDArray[np.int64]
+    synthetic: npt.NDArray[np.bool_] | None = None
 
     @property
     def collection_of(self) -> npt.NDArray[np.int64]:
@@ -66,6 +69,8 @@ class Judged:
     def held_out(self, share: float) -> npt.NDArray[np.bool_]:
         """Bool [q]: questions kept for evaluation, chosen by their words, so that one asked twice is on one side.
 
+        No synthetic ones.
+
         Questions of which the same passage was judged irrelevant are on one side, too, and those that are so tied to
         them: what the one is answered by resembles the other. But where judgments tie more than ``MOST_TIED`` of them,
         as pooled ones do, each is chosen by itself: all of them would be on one side.
@@ -77,7 +82,8 @@ class Judged:
         for group in _tied([rejected.intersection(judged) for judged in self.relevance]):
             if 1 < len(group) <= MOST_TIED:
                 numbers[group] = zlib.crc32(np.unique(numbers[group]).tobytes())
-        return numbers < share * 2**32
+        chosen: npt.NDArray[np.bool_] = numbers < share * 2**32
+        return chosen if self.synthetic is None else chosen & ~self.synthetic
 
 
 def _tied(marks: Sequence[Collection[int]]) -> list[list[int]]:
@@ -109,17 +115,31 @@ def read_judged(collections: Sequence[CollectionSettings], seed: int) -> Judged:
     text_starts: list[int] = []
     questions: list[str] = []
     relevance: list[Relevance] = []
+    synthetic: list[bool] = []
     starts = [(0, 0)]
     for collection in collections:
-        documents, asked, judged = _read(collection, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        documents, asked, judged = _read(collection, rng)
         first = len(passages)
-        relevance += [{row + first: value for row, value in one.items()} for one in judged]
         passages += [document.full_text for document in documents]
         text_starts += [len(document.full_text) - len(document.text) for document in documents]
-        questions += asked
+        made = make_queries(passages[first:], text_starts[first:], collection.synthetic_queries, rng)
+        relevance += [{row + first: value for row, value in one.items()} for one in judged]
+        relevance += [{row + first: 1} for _, row in made]
+        questions += [*asked, *(query for query, _ in made)]
+        synthetic += [*(False for _ in asked), *(True for _ in made)]
         starts.append((len(passages), len(questions)))
     bounds = np.array(starts, np.int64)
-    return Judged(names, passages, np.array(text_starts, np.int64), questions, relevance, bounds[:, 0], bounds[:, 1])
+    return Judged(
+        names,
+        passages,
+        np.array(text_starts, np.int64),
+        questions,
+        relevance,
+        bounds[:, 0],
+        bounds[:, 1],
+        np.array(synthetic, np.bool_) if any(synthetic) else None,
+    )
 
 
 def _read(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -13,8 +13,7 @@ from cascade.stage import StepProgress
 from cascade.types import Rows, Scores, TokenIds
 from stages.models import HFTokenizer
 from stages.training.device import Device
-from stages.training.losses import own_candidates
-from stages.training.tokens import Texts
+from stages.training.tokens import Ragged, Texts
 
 
 class Scorer(Protocol):
@@ -39,6 +38,18 @@ class Scorer(Protocol):
         ...
 
 
+class Encoder(Scorer, Protocol):
+    """A scorer that reads questions and passages apart, so that each has to be read once only."""
+
+    def represent(self, texts: Sequence[TokenIds], *, questions: bool) -> list[torch.Tensor]:
+        """[vectors, d] for each text: what its scores are made of."""
+        ...
+
+    def compare(self, question: torch.Tensor, passages: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Scores [k] of one question's vectors with those of k passages."""
+        ...
+
+
 def score_groups(
     model: Scorer,
     texts: Texts,
@@ -50,7 +61,8 @@ def score_groups(
 ) -> list[Scores]:
     """float32 [candidates] for each question.
 
-    Questions with equally many candidates share batches, those of similar length together.
+    Questions with equally many candidates share batches, those of similar length together; a model that reads questions
+    and passages apart reads each of them once.
 
     Args:
         model: in evaluation mode and on the device.
@@ -62,6 +74,8 @@ def score_groups(
         step: what to call that.
     """
     asked, read = texts.tokens(model.tokenizer, model.max_query_tokens, model.max_passage_tokens)
+    if _reads_apart(model):
+        return _apart(model, asked, read, questions, groups, device, told, step)
     lengths = read.lengths
     scores: list[Scores] = [np.empty(0, np.float32)] * len(questions)
     by_size: dict[int, list[int]] = defaultdict(list)
@@ -77,7 +91,7 @@ def score_groups(
             inputs = model.collate(
                 [asked[questions[i]] for i in batch], [read[row] for i in batch for row in groups[i].tolist()], size
             )
-            for i, own in zip(batch, _forward(model, inputs, size, device), strict=True):
+            for i, own in zip(batch, _forward(model, inputs, device), strict=True):
                 scores[i] = own
             done += len(batch)
             told(step, done, len(questions))
@@ -89,10 +103,51 @@ def on_device(inputs: dict[str, Any], device: str) -> dict[str, Any]:
     return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
 
 
-def _forward(model: Scorer, inputs: dict[str, Any], size: int, device: Device) -> Scores:
+def _reads_apart(model: Scorer) -> TypeGuard[Encoder]:
+    return model.in_batch
+
+
+def _apart(
+    model: Encoder,
+    asked: Ragged,
+    read: Ragged,
+    questions: Sequence[int],
+    groups: Sequence[Rows],
+    device: Device,
+    told: StepProgress,
+    step: str,
+) -> list[Scores]:
+    """What ``score_groups`` gives, of a model that reads questions and passages apart."""
+    rows = np.unique(np.concatenate(groups)).tolist() if len(groups) else []
+    texts = len(questions) + len(rows)
+
+    def represented(source: Ragged, numbers: Sequence[int], before: int, *, asked: bool) -> dict[int, torch.Tensor]:
+        lengths = source.lengths
+        order = sorted(numbers, key=lambda number: -int(lengths[number]))
+        found: dict[int, torch.Tensor] = {}
+        for first in range(0, len(order), device.pairs_at_once):
+            batch = order[first : first + device.pairs_at_once]
+            vectors = model.represent([source[number] for number in batch], questions=asked)
+            found.update(zip(batch, (one.half() if device.half else one for one in vectors), strict=True))
+            told(step, before + len(found), texts)
+        return found
+
+    with torch.inference_mode(), device.autocast():
+        of_passage = represented(read, rows, 0, asked=False)
+        of_question = represented(asked, sorted(set(questions)), len(rows), asked=True)
+    with torch.inference_mode():
+        return [
+            model.compare(of_question[question].float(), [of_passage[row].float() for row in group.tolist()])
+            .cpu()
+            .numpy()
+            if len(group)
+            else np.empty(0, np.float32)
+            for question, group in zip(questions, groups, strict=True)
+        ]
+
+
+def _forward(model: Scorer, inputs: dict[str, Any], device: Device) -> Scores:
     with torch.inference_mode(), device.autocast():
         scores = model(**on_device(inputs, device.name))
-        if model.in_batch:
-            scores = own_candidates(scores, size)
     found: Scores = scores.float().cpu().numpy()
     return found

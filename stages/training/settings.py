@@ -77,6 +77,12 @@ class Collection(_Settings):
     max_passages: int | None = Field(
         None, ge=1, description="passages kept: all that are judged, others at random; default: all"
     )
+    synthetic_queries: int = Field(
+        0,
+        ge=0,
+        le=10_000_000,
+        description="queries made from its passages, to learn from beside the judged ones: titles, sentences, keywords",
+    )
 
 
 class CommonSettings(_Settings):

@@ -10,6 +10,7 @@ import numpy as np
 
 from stages.training.collections import Judged, read_judged
 from stages.training.settings import Collection
+from stages.training.synthetic import make_queries
 
 MANY = 400
 
@@ -67,3 +68,26 @@ def test_what_answers_a_question_answers_it_when_it_is_asked_again(tmp_path: Pat
     assert found.relevance[0] == {0: 1, 2: 0, 1: 2}
     assert found.relevance[1] == {1: 2, 0: 0}  # judged otherwise for this one; and what is irrelevant is not shared
     assert found.relevance[2] == {3: 1}
+
+
+def test_synthetic_queries_are_learned_from_and_never_evaluated_on(tmp_path: Path) -> None:
+    plain = written(tmp_path / "a", ["who?", "what?"], [(0, 0, 1), (1, 2, 1)])
+    text = "The moon has no air at all. Nobody could breathe there without bottles, tanks or rebreathers of some sort."
+    record = {"_id": "0", "title": "Air of the moon", "text": text}
+    (plain / "corpus.jsonl").write_text("".join(json.dumps({**record, "_id": str(i)}) + "\n" for i in range(4)))
+    one, other = (read_judged([Collection(path=plain, synthetic_queries=200)], seed=0) for _ in range(2))
+    assert one.synthetic is not None
+    assert one.synthetic.tolist() == [False, False, *[True] * (len(one.questions) - 2)]
+    assert not one.held_out(0.999)[2:].any()
+    assert one.questions == other.questions
+    made = one.questions[2:]
+    assert {"Air of the moon", "The moon has no air at all."} < set(made)
+    assert len(made) > 150
+    words = set(f"{record['title']} {text}".replace(",", "").replace(".", "").split())
+    assert all(set(query.strip(".").replace(",", "").split()) <= words for query in made)
+    assert all(list(judged.values()) == [1] for judged in one.relevance[2:])
+    assert {next(iter(judged)) for judged in one.relevance[2:]} == {0, 1, 2, 3}
+
+
+def test_passages_too_short_to_ask_anything_give_no_queries() -> None:
+    assert make_queries(["a b"], [0], 50, np.random.default_rng(0)) == []

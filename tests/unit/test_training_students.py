@@ -21,12 +21,13 @@ from stages.training.device import Device
 from stages.training.embedding import embed
 from stages.training.losses import own_candidates
 from stages.training.pipeline import chosen_layers
+from stages.training.scoring import score_groups
 from stages.training.settings import TrainSettings
 from stages.training.students import Base, Student, build, read_base
 from stages.training.students.base import spread
 from stages.training.students.options import learning_rates
 from stages.training.teachers import PairClassifier, load_teacher
-from stages.training.tokens import Ragged
+from stages.training.tokens import Ragged, Texts
 from tests.models_for_tests_colbert import minilm_pylate
 
 BASE = "bundled:bi-encoder"
@@ -67,6 +68,26 @@ def scores(student: Student | PairClassifier, tokens: tuple[list[TokenIds], list
     with torch.inference_mode():
         found: torch.Tensor = student(**student.collate(*tokens, 2))
     return own_candidates(found, 2) if student.in_batch else found
+
+
+@pytest.mark.parametrize("kind", ["bi-encoder", "colbert", "expanded", "untrained"])
+def test_texts_read_once_give_the_scores_that_batches_give(kind: str, base: Base, monkeypatch) -> None:
+    if kind == "untrained":
+        student = load_teacher("colbert=bundled:bi-encoder", SETTINGS)
+    else:
+        more = {"expand_queries": True} if kind == "expanded" else {}
+        student = made("bi-encoder" if kind == "bi-encoder" else "colbert", base, SETTINGS.model_copy(update=more))
+    groups = [np.array([0, 1], np.int32), np.array([2, 3], np.int32), np.array([], np.int32)]
+    texts = Texts([*QUESTIONS, QUESTIONS[0]], PASSAGES)
+    read: list[int] = []
+    represent = student.represent
+    monkeypatch.setattr(student, "represent", lambda texts, **how: read.append(len(texts)) or represent(texts, **how))
+    found = score_groups(student, texts, [0, 1, 2], groups, Device("cpu", half=False), lambda *told: None, "")
+    assert sum(read) == len(PASSAGES) + 3
+    asked, passages = texts.tokens(student.tokenizer, student.max_query_tokens, student.max_passage_tokens)
+    expected = scores(student, ([asked[0], asked[1]], list(map(passages.__getitem__, range(4)))))
+    np.testing.assert_allclose(np.stack(found[:2]), expected, atol=1e-3, rtol=1e-4)
+    assert found[2].shape == (0,)
 
 
 def test_a_joint_encoder_reads_the_pairs_that_its_tokenizer_makes(base: Base, tokens, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import string
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -44,6 +45,19 @@ class _Encoder(Student):
         self.bert = architecture(shape, add_pooling_layer=False)
         load_into(self.bert, base.state, (), base.folder)
 
+    @abstractmethod
+    def represent(self, texts: Sequence[TokenIds], *, questions: bool) -> list[torch.Tensor]:
+        """[vectors, d] for each text: what its scores are made of.
+
+        Args:
+            texts: token ids without special tokens.
+            questions: whether they are questions, else passages.
+        """
+
+    @abstractmethod
+    def compare(self, question: torch.Tensor, passages: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Scores [k] of one question's vectors with those of k passages."""
+
     def part_of(self, name: str) -> str:
         """Everything that BERT has is one part."""
         return "layers" if name.startswith("bert.") else "projection"
@@ -68,6 +82,16 @@ class BiEncoder(_Encoder):
         asked = self._encode(inputs["question_ids"], inputs["question_mask"])
         read = self._encode(inputs["passage_ids"], inputs["passage_mask"])
         return self.scale * asked @ read.T
+
+    def represent(self, texts: Sequence[TokenIds], *, questions: bool) -> list[torch.Tensor]:
+        """One vector each, [1, d]."""
+        made = self._padded("text", texts)
+        ids, mask = (made[name].to(self.bert.device) for name in ("text_ids", "text_mask"))
+        return list(self._encode(ids, mask)[:, None])
+
+    def compare(self, question: torch.Tensor, passages: Sequence[torch.Tensor]) -> torch.Tensor:
+        """20 times the cosines."""
+        return self.scale * torch.cat(list(passages)) @ question[0]
 
     def save(self, folder: Path, half: bool, shared: bool) -> None:
         """A folder of transformers, and of sentence-transformers where the base was one."""
@@ -156,23 +180,30 @@ class Colbert(_Encoder):
 
     def collate(self, questions: Sequence[TokenIds], passages: Sequence[TokenIds], group: int) -> dict[str, Any]:
         """Questions filled up with [MASK] where they are expanded, else padded; passages padded."""
-        tail = [self.tokenizer.sep_id]
-        room = self.query_tokens - len(self._heads[0]) - len(tail)
-        asked = [framed(self._heads[0], question[:room], tail) for question in questions]
-        ids, mask = pad(asked, self.tokenizer.mask_id, multiple=self.query_tokens if self.expand_queries else 1)
-        read, kept = pad([framed(self._heads[1], passage, tail) for passage in passages], self.tokenizer.pad_id)
+        ids, mask = self._asked(questions)
+        read, kept = self._read(passages)
         return {"question_ids": ids, "question_mask": mask, "passage_ids": read, "passage_mask": kept}
 
     def forward(self, **inputs: Any) -> torch.Tensor:
         """Scores [q, q * group]."""
         asked = self._encode(inputs["question_ids"], inputs["question_mask"])
         read = self._encode(inputs["passage_ids"], inputs["passage_mask"])
-        dropped = (inputs["passage_mask"] == 0) | torch.isin(inputs["passage_ids"], self._skipped.to(asked.device))
+        dropped = self._dropped(inputs["passage_ids"], inputs["passage_mask"])
         similarity = torch.einsum("qid,pjd->qpij", asked, read)
         best = similarity.masked_fill(dropped[None, :, None, :], -torch.inf).amax(-1)
-        counted = torch.ones_like(inputs["question_mask"]) if self.expand_queries else inputs["question_mask"]
+        counted = self._counted(inputs["question_mask"])
         shares = counted / counted.sum(-1, keepdim=True)
         return self.scale * (best.float() * shares[:, None, :]).sum(-1)
+
+    def represent(self, texts: Sequence[TokenIds], *, questions: bool) -> list[torch.Tensor]:
+        """The vectors of those tokens that take part in scores."""
+        ids, mask = (part.to(self.bert.device) for part in (self._asked if questions else self._read)(texts))
+        part = self._counted(mask) != 0 if questions else ~self._dropped(ids, mask)
+        return [vectors[own] for vectors, own in zip(self._encode(ids, mask), part, strict=True)]
+
+    def compare(self, question: torch.Tensor, passages: Sequence[torch.Tensor]) -> torch.Tensor:
+        """30 times the mean of the question's best matches in each passage."""
+        return self.scale * torch.stack([(question @ passage.T).amax(1).mean() for passage in passages])
 
     def save(self, folder: Path, half: bool, shared: bool) -> None:
         """A folder that colbert-ai reads, and so do stages."""
@@ -194,6 +225,26 @@ class Colbert(_Encoder):
             "interaction": "colbert",
         }
         (folder / "artifact.metadata").write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+
+    def _asked(self, questions: Sequence[TokenIds]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask of questions."""
+        tail = [self.tokenizer.sep_id]
+        room = self.query_tokens - len(self._heads[0]) - len(tail)
+        asked = [framed(self._heads[0], question[:room], tail) for question in questions]
+        return pad(asked, self.tokenizer.mask_id, multiple=self.query_tokens if self.expand_queries else 1)
+
+    def _read(self, passages: Sequence[TokenIds]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask of passages."""
+        tail = [self.tokenizer.sep_id]
+        return pad([framed(self._heads[1], passage, tail) for passage in passages], self.tokenizer.pad_id)
+
+    def _counted(self, mask: torch.Tensor) -> torch.Tensor:
+        """Which tokens of questions score."""
+        return torch.ones_like(mask) if self.expand_queries else mask
+
+    def _dropped(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Which tokens of passages take no part."""
+        return (mask == 0) | torch.isin(ids, self._skipped.to(ids.device))
 
     def _encode(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         states = self.bert(input_ids=ids, attention_mask=mask).last_hidden_state
