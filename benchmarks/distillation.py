@@ -1,8 +1,7 @@
 r"""What does the small reader keep of the large one, and in what part of the time?
 
-    cascade index --config benchmarks/family.yaml --corpus DATA/npl --index IDX
-    cascade calibrate --config benchmarks/family.yaml --index IDX
-    cascade record --config benchmarks/family.yaml --index IDX --queries Q.jsonl --depth 200 --out T.parquet
+    cascade index --config benchmarks/readers.yaml --corpus DATA/npl --index IDX
+    cascade record --config benchmarks/readers.yaml --index IDX --queries DATA/npl --depth 50 --out T.parquet
     python -m benchmarks.distillation --judged T.parquet DATA/npl/qrels/test.tsv \\
         --out benchmarks/results/distillation.json
 
@@ -32,7 +31,7 @@ READER = "  - {{name: {name}, kind: cross_encoder, model: bundled:{name}, max_pa
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     judged = parser.add_argument("--judged", nargs=2, type=Path, action="append", required=True)
-    judged.help, judged.metavar = "a recording of benchmarks/family.yaml, and its judgments", ("RECORDING", "QRELS")
+    judged.help, judged.metavar = "a recording of benchmarks/readers.yaml, and its judgments", ("RECORDING", "QRELS")
     parser.add_argument("--teacher", default="cross-encoder", help="of the recorded stages")
     parser.add_argument("--student", default="distilbert")
     parser.add_argument("--depth", type=int, default=50)

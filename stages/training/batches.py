@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cascade.types import Rows
+from cascade.types import Rows, TokenIds
 from stages.training.collections import Judged
 from stages.training.keywords import Keywords
 from stages.training.losses import LEFT_OUT
@@ -53,10 +53,14 @@ class Collator:
         batch = self.lessons.groups[np.array(numbers, np.int64)]
         size = batch.rows.shape[1]
         asked = [self.lessons.questions[question] for question in batch.questions.tolist()]
-        if self.keywords is not None:
-            asked = [self.keywords.cut(*one) for one in zip(asked, numbers, strict=True)]
+        kept = [self._kept(*one) for one in zip(asked, numbers, strict=True)]
+        asked = [question[own] for question, own in zip(asked, kept, strict=True)]
         read = [self.lessons.passages[row] for row in batch.rows.ravel().tolist()]
         made: dict[str, Any] = {"student": self.student.collate(asked, read, size)}
+        if batch.pairs is not None and self.lessons.hints is not None:
+            hints = [self.lessons.hints.of(pair) for pair in batch.pairs.ravel().tolist()]
+            hints = [(one[kept[i // size][: len(one)]], other) for i, (one, other) in enumerate(hints)]
+            made["student"] |= self.student.place_hints(asked, hints, made["student"])
         targets, seen, own = _scored(batch, self.student.in_batch)
         sources = self.lessons.sources[seen]
         lookalike = sources != seen
@@ -75,6 +79,10 @@ class Collator:
         if batch.teacher is not None:
             made["teacher"] = torch.from_numpy(batch.teacher)
         return made
+
+    def _kept(self, question: TokenIds, number: int) -> Marks:
+        """Which tokens of a group's question are asked."""
+        return np.ones(len(question), np.bool_) if self.keywords is None else self.keywords.kept(question, number)
 
     def _relevant(self, question: int, rows: Rows, cosines: npt.NDArray[np.float32]) -> Marks:
         """Which passages are judged relevant, or look it, those judged irrelevant among them."""

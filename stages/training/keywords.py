@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from cascade.types import TokenIds
 from stages.models import HFTokenizer
@@ -47,7 +48,12 @@ class Keywords:
         >>> Keywords(1.0, np.array([7], np.int32), seed=0).cut(np.array([7, 8, 7, 9], np.int32), 0)
         array([8, 9], dtype=int32)
         """
-        if np.random.default_rng((self.seed, number)).random() >= self.share:
-            return question
-        kept = question[~np.isin(question, self.left_out)]
-        return kept if len(kept) >= _LEAST else question
+        return question[self.kept(question, number)]
+
+    def kept(self, question: TokenIds, number: int) -> npt.NDArray[np.bool_]:
+        """Bool [tokens]: which of them ``cut`` keeps."""
+        if np.random.default_rng((self.seed, number)).random() < self.share:
+            kept = ~np.isin(question, self.left_out)
+            if kept.sum() >= _LEAST:
+                return kept
+        return np.ones(len(question), np.bool_)

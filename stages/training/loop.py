@@ -38,8 +38,8 @@ SAVE_EVERY_S = 300.0
 """Seconds after which there is another checkpoint, evaluation or not: what a machine that dies may cost."""
 _MOST_LOGS = 200
 
-Objective = Callable[[torch.Tensor, Mapping[str, Any]], torch.Tensor]
-"""Scores and a batch of ``Collator`` -> loss."""
+Objective = Callable[[Any, Mapping[str, Any]], torch.Tensor]
+"""What a student says of a batch of ``Collator``, and that batch -> loss."""
 
 
 @dataclass(frozen=True, slots=True)

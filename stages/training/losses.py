@@ -55,6 +55,20 @@ def listwise_kl(scores: torch.Tensor, teacher: torch.Tensor, temperature: float 
     return functional.kl_div(scores.float().log_softmax(-1), wanted, reduction="batchmean", log_target=True)
 
 
+def centred_mse(scores: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of scores of which each question's mean is taken off.
+
+    Args:
+        scores: [q, k], the student's.
+        teacher: [q, k].
+
+    >>> centred_mse(torch.tensor([[3.0, 1.0]]), torch.tensor([[7.0, 3.0]])).item()
+    1.0
+    """
+    scores, teacher = scores.float(), teacher.float()
+    return functional.mse_loss(scores - scores.mean(-1, keepdim=True), teacher - teacher.mean(-1, keepdim=True))
+
+
 def anchor_kl(scores: torch.Tensor, bi_encoder: torch.Tensor) -> torch.Tensor:
     """How far the student's softmax is from the bi-encoder's: ``listwise_kl`` over what the bi-encoder has a say in.
 

@@ -13,14 +13,14 @@ from stages.training.batches import Collator
 from stages.training.depth import deepest_within, measure_depths
 from stages.training.keywords import Keywords
 from stages.training.loop import LoopSettings, Objective, fit
-from stages.training.losses import anchor_kl, listwise_kl, margin_mse, own_candidates, softmax_loss
+from stages.training.losses import anchor_kl, centred_mse, listwise_kl, margin_mse, own_candidates, softmax_loss
 from stages.training.preparation import Prepared, prepare, typical_candidates
 from stages.training.quality import MEAN
 from stages.training.sampling import Lessons
 from stages.training.scoring import score_groups
 from stages.training.settings import CommonSettings, DistillSettings, TrainSettings
 from stages.training.students import Base, Student, build, read_base
-from stages.training.students.base import spread
+from stages.training.students.base import Hinted, spread
 from stages.training.students.options import learning_rates
 from stages.training.teachers import Teaching
 
@@ -39,7 +39,7 @@ def train(settings: TrainSettings, told: StepProgress) -> TrainingReport:
         KeyboardInterrupt: after an interrupt; the same call goes on from there.
     """
     ready = prepare(settings, told)
-    student = build(settings.kind, chosen_layers(read_base(settings.base), settings), settings)
+    student = build(settings.kind, chosen_layers(_base(settings), settings), settings)
     share = student.lookalikes if settings.lookalikes is None else settings.lookalikes
     return _learn(ready, student, ready.labelled(student, share), _judgments(settings), _baselines(ready), ())
 
@@ -51,7 +51,7 @@ def distill(settings: DistillSettings, told: StepProgress) -> TrainingReport:
         InputError, ModelError, KeyboardInterrupt: as for ``train``.
     """
     ready = prepare(settings, told)
-    base = read_base(settings.base)
+    base = _base(settings)
     notes: tuple[str, ...] = ()
     if settings.target_ms is None:
         base = chosen_layers(base, settings)
@@ -134,18 +134,26 @@ def _judgments(settings: TrainSettings) -> Objective:
 
 
 def _distillation(student: Student, settings: DistillSettings) -> Objective:
-    def objective(scores: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        teacher = batch["teacher"]
+    def objective(found: torch.Tensor | Hinted, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        scores, teacher = found.scores if isinstance(found, Hinted) else found, batch["teacher"]
         own = own_candidates(scores, teacher.shape[1]) if student.in_batch else scores
         if settings.loss == "margin-mse":
             taught = margin_mse(own, teacher)
         else:
             taught = listwise_kl(own, teacher, settings.temperature)
-        if settings.label_weight == 0:
-            return taught
-        return (1 - settings.label_weight) * taught + settings.label_weight * _labels(scores, batch)
+        if settings.square_weight > 0:
+            taught = taught + settings.square_weight * centred_mse(own, teacher)
+        if settings.label_weight > 0:
+            taught = (1 - settings.label_weight) * taught + settings.label_weight * _labels(scores, batch)
+        return taught + settings.hints * found.error if isinstance(found, Hinted) else taught
 
     return objective
+
+
+def _base(settings: CommonSettings) -> Base:
+    """What the student is made from, all of its layers, each as wide as is asked for."""
+    base = read_base(settings.base)
+    return base if settings.feed_forward is None else base.narrow(settings.feed_forward)
 
 
 def chosen_layers(base: Base, settings: CommonSettings) -> Base:

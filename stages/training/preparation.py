@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +98,11 @@ class Prepared:
         columns = np.zeros((len(drawn), 1 + settings.negatives), np.int64)
         columns[:, 1:] = 1 + rng.random((len(drawn), settings.pool - 1)).argsort(1)[:, : settings.negatives]
         groups = Groups(drawn, pool.rows[place[:, None], columns], scores[place[:, None], columns])
-        return Lessons.of(groups, *self.tokens(student)).by_length(self.batch(student), rng)
+        hints = None
+        if settings.hints > 0:
+            hints = teaching.hints(settings.teachers, student.tokenizer, pool.questions, list(pool.rows))
+            groups = replace(groups, pairs=place[:, None] * settings.pool + columns)
+        return Lessons.of(groups, *self.tokens(student), hints).by_length(self.batch(student), rng)
 
     def _drawn(self, student: Student, rng: np.random.Generator) -> Rows:
         weights = [collection.weight for collection in self.settings.data]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from cascade.types import Rows
 from stages.training.collections import Judged
+from stages.training.hints import Hints
 from stages.training.mining import NONE, Candidates
 from stages.training.tokens import Ragged
 
@@ -31,17 +32,21 @@ class Groups:
         questions: int32 [n].
         rows: int32 [n, k].
         teacher: float32 [n, k], scores to learn; None where there is no teacher.
+        pairs: int64 [n, k], the number of each pair among ``Lessons.hints``; None where there are no hints.
     """
 
     questions: Rows
     rows: Rows
     teacher: npt.NDArray[np.float32] | None = None
+    pairs: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.questions)
 
     def __getitem__(self, part: npt.NDArray[np.int64]) -> Groups:
-        return Groups(self.questions[part], self.rows[part], None if self.teacher is None else self.teacher[part])
+        teacher = None if self.teacher is None else self.teacher[part]
+        pairs = None if self.pairs is None else self.pairs[part]
+        return Groups(self.questions[part], self.rows[part], teacher, pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +58,19 @@ class Lessons:
         questions: token ids of every question.
         passages: token ids of every passage of the collections, and then of those made for these groups.
         sources: int32 [passages]: each one's own number, or that of the passage that it was made from.
+        hints: what the student's inner layers are to tell; None for nothing.
     """
 
     groups: Groups
     questions: Ragged
     passages: Ragged
     sources: Rows
+    hints: Hints | None = None
 
     @classmethod
-    def of(cls, groups: Groups, questions: Ragged, passages: Ragged) -> Lessons:
+    def of(cls, groups: Groups, questions: Ragged, passages: Ragged, hints: Hints | None = None) -> Lessons:
         """With the passages of the collections alone."""
-        return cls(groups, questions, passages, np.arange(len(passages), dtype=np.int32))
+        return cls(groups, questions, passages, np.arange(len(passages), dtype=np.int32), hints)
 
     def by_length(self, batch: int, rng: np.random.Generator) -> Lessons:
         """The same in an order in which the groups of one batch are of similar length."""

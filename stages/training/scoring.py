@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeGuard
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, TypeGuard
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from cascade.types import Rows, Scores, TokenIds
 from stages.models import HFTokenizer
 from stages.training.device import Device
 from stages.training.tokens import Ragged, Texts
+
+Vectors: TypeAlias = Mapping[int, torch.Tensor]
+"""[vectors, d] of each text, by its number."""
 
 
 class Scorer(Protocol):
@@ -73,9 +76,11 @@ def score_groups(
         told: of the questions done.
         step: what to call that.
     """
-    asked, read = texts.tokens(model.tokenizer, model.max_query_tokens, model.max_passage_tokens)
     if _reads_apart(model):
-        return _apart(model, asked, read, questions, groups, device, told, step)
+        of_question, of_passage = read_apart(model, texts, questions, groups, device, told, step)
+        pairs = zip(questions, groups, strict=True)
+        return [_compared(model, of_question[one], [of_passage[row] for row in group.tolist()]) for one, group in pairs]
+    asked, read = texts.tokens(model.tokenizer, model.max_query_tokens, model.max_passage_tokens)
     lengths = read.lengths
     scores: list[Scores] = [np.empty(0, np.float32)] * len(questions)
     by_size: dict[int, list[int]] = defaultdict(list)
@@ -103,25 +108,31 @@ def on_device(inputs: dict[str, Any], device: str) -> dict[str, Any]:
     return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
 
 
-def _reads_apart(model: Scorer) -> TypeGuard[Encoder]:
-    return model.in_batch
-
-
-def _apart(
+def read_apart(
     model: Encoder,
-    asked: Ragged,
-    read: Ragged,
+    texts: Texts,
     questions: Sequence[int],
     groups: Sequence[Rows],
     device: Device,
     told: StepProgress,
     step: str,
-) -> list[Scores]:
-    """What ``score_groups`` gives, of a model that reads questions and passages apart."""
-    rows = np.unique(np.concatenate(groups)).tolist() if len(groups) else []
-    texts = len(questions) + len(rows)
+) -> tuple[Vectors, Vectors]:
+    """The vectors of all questions and of all candidates, each read once; in half precision where the device has it.
 
-    def represented(source: Ragged, numbers: Sequence[int], before: int, *, asked: bool) -> dict[int, torch.Tensor]:
+    Args:
+        model: in evaluation mode and on the device.
+        texts: what the numbers stand for.
+        questions: their numbers.
+        groups: for each of them its candidates' numbers.
+        device: where to compute.
+        told: of the texts read.
+        step: what to call that.
+    """
+    asked, read = texts.tokens(model.tokenizer, model.max_query_tokens, model.max_passage_tokens)
+    numbers = np.unique(np.concatenate(groups)).tolist() if len(groups) else []
+    total = len(set(questions)) + len(numbers)
+
+    def represented(source: Ragged, numbers: Iterable[int], before: int, *, asked: bool) -> Vectors:
         lengths = source.lengths
         order = sorted(numbers, key=lambda number: -int(lengths[number]))
         found: dict[int, torch.Tensor] = {}
@@ -129,21 +140,24 @@ def _apart(
             batch = order[first : first + device.pairs_at_once]
             vectors = model.represent([source[number] for number in batch], questions=asked)
             found.update(zip(batch, (one.half() if device.half else one for one in vectors), strict=True))
-            told(step, before + len(found), texts)
+            told(step, before + len(found), total)
         return found
 
     with torch.inference_mode(), device.autocast():
-        of_passage = represented(read, rows, 0, asked=False)
-        of_question = represented(asked, sorted(set(questions)), len(rows), asked=True)
+        of_passage = represented(read, numbers, 0, asked=False)
+        return represented(asked, set(questions), len(numbers), asked=True), of_passage
+
+
+def _reads_apart(model: Scorer) -> TypeGuard[Encoder]:
+    return model.in_batch
+
+
+def _compared(model: Encoder, question: torch.Tensor, passages: Sequence[torch.Tensor]) -> Scores:
+    if not passages:
+        return np.empty(0, np.float32)
     with torch.inference_mode():
-        return [
-            model.compare(of_question[question].float(), [of_passage[row].float() for row in group.tolist()])
-            .cpu()
-            .numpy()
-            if len(group)
-            else np.empty(0, np.float32)
-            for question, group in zip(questions, groups, strict=True)
-        ]
+        found: Scores = model.compare(question.float(), [passage.float() for passage in passages]).cpu().numpy()
+    return found
 
 
 def _forward(model: Scorer, inputs: dict[str, Any], device: Device) -> Scores:

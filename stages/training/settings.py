@@ -123,6 +123,9 @@ class CommonSettings(_Settings):
         None, description="layers of the base that the student has, from 0; default: all, or as many as layers says"
     )
     layers: int | None = Field(None, ge=1, description="number of layers, taken from the base at equal distances")
+    feed_forward: int | None = Field(
+        None, ge=1, description="units of each layer's feed-forward part, those of largest weights; default: the base's"
+    )
     frozen_layers: int | None = Field(None, ge=0, description="first layers that do not learn; default: half of them")
     train_embeddings: bool = Field(False, description="whether word embeddings learn, too; then nothing may be frozen")
     learning_rates: dict[str, Rate] = Field({}, description="by part of the student: layers, head, projection, ...")
@@ -193,6 +196,22 @@ class DistillSettings(CommonSettings):
     )
     loss: Literal["listwise-kl", "margin-mse"] = Field("listwise-kl", description="how it learns them")
     temperature: float = Field(1.0, gt=0, le=100, description="of listwise-kl: divides the teacher's scores")
+    square_weight: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="of the squared error of scores, beside the loss: a softmax that is sure of one passage hardly "
+        "sees the others",
+    )
+    hints: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        allow_inf_nan=False,
+        description="distilbert only: weight of telling, from each inner layer, how well a teacher colbert=... without "
+        "training matches each token; with the student's tokenizer",
+    )
     label_weight: Share = Field(0.0, description="share of the judgments in the loss; the rest is the teacher's")
     pool: int = Field(16, ge=2, le=256, description="passages that the teacher scores for each question")
     target_ms: float | None = Field(
@@ -204,6 +223,13 @@ class DistillSettings(CommonSettings):
     def _fits(self) -> DistillSettings:
         if self.pool <= self.negatives:
             raise ValueError(f"pool: expected more than negatives = {self.negatives}, got {self.pool}")
+        if self.hints > 0 and (
+            self.kind != "distilbert" or not any(ref.startswith("colbert=") for ref in self.teachers)
+        ):
+            raise ValueError(
+                f"hints: expected a student distilbert and a teacher colbert=..., got {self.kind} and "
+                f"{', '.join(self.teachers)}"
+            )
         if self.target_ms is not None and self.kind in ("colbert", "bi-encoder"):
             raise ValueError(f"target_ms is for students that read question and passage together, not for {self.kind}")
         if self.target_ms is not None and (self.layers is not None or self.keep_layers is not None):

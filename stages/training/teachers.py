@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from stages.models import HFTokenizer, fingerprint, layout, load_cross_encoder, 
 from stages.models.layout import JOINT_ENCODER, PASSAGES_AT_ONCE, read_config
 from stages.training.cache import Arrays, Cache
 from stages.training.device import Device
+from stages.training.hints import Hints, token_hints
 from stages.training.mining import Candidates
 from stages.training.scoring import Scorer, score_groups
 from stages.training.settings import CommonSettings, StudentKind, kind_and_reference
@@ -132,30 +133,67 @@ class Teaching:
         """What the teachers together say: float32 [candidates] of each question's group."""
         return ensemble([self._one(ref, questions, groups) for ref in refs])
 
+    def hints(self, refs: Sequence[str], tokenizer: HFTokenizer, questions: Rows, groups: Sequence[Rows]) -> Hints:
+        """What the first teacher ``colbert=...`` knows of single tokens, of each question with all of its group.
+
+        Args:
+            refs: the teachers.
+            tokenizer: the student's.
+            questions: their numbers.
+            groups: for each of them its candidates' numbers.
+
+        Raises:
+            ModelError: that teacher reads other tokens than the student.
+        """
+        ref = next(ref for ref in refs if kind_and_reference(ref)[0] == "colbert")
+        load = functools.cache(functools.partial(self._load, ref))
+        found = load()
+        if not isinstance(found, UntrainedColbert) or found.tokenizer.fingerprint != tokenizer.fingerprint:
+            raise ModelError(
+                f"{ref}: expected, for hints, an encoder without ColBERT's markers and with the student's tokenizer; "
+                "choose another teacher or leave hints out"
+            )
+        parts: list[Hints] = []
+        for asked, part, origin, told in self._chunks(ref, questions, groups):
+
+            def make(asked: Rows = asked, part: list[Rows] = part, told: StepProgress = told) -> Arrays:
+                made = token_hints(found, self.texts, asked.tolist(), part, self.device, told, f"hints of {ref}")
+                return {"values": made.values, "offsets": made.offsets}
+
+            parts.append(Hints(**self.cache.arrays("hints", origin, make)))
+        return Hints.joined(parts)
+
     def _one(self, ref: str, questions: Rows, groups: Sequence[Rows]) -> list[Scores]:
         load = functools.cache(functools.partial(self._load, ref))
         kind, name = kind_and_reference(ref)
         if kind in (None, "bi-encoder") and name == self.settings.bi_encoder:
             pairs = zip(questions.tolist(), groups, strict=True)
             return [BiEncoder.scale * self.candidates.similarity(question, rows) for question, rows in pairs]
-        limits = self.settings.max_query_tokens, self.settings.max_passage_tokens, self.settings.list_size
-        origin = (fingerprint(locate(name, Context(folder=Path()))), kind, limits, self.device.half, self.digest)
         found: list[Scores] = []
-        for first in range(0, len(questions), _CHUNK):
-            asked, part = questions[first : first + _CHUNK], list(groups[first : first + _CHUNK])
-            content = (asked.tobytes(), *(group.tobytes() for group in part))
+        for asked, part, origin, told in self._chunks(ref, questions, groups):
 
-            def score(asked: Rows = asked, part: list[Rows] = part, first: int = first) -> Arrays:
-                def told(step: str, done: int, total: int) -> None:
-                    self.told(step, first + done, len(questions))
-
-                step = f"scores of {ref}"
-                scores = score_groups(load(), self.texts, asked.tolist(), part, self.device, told, step)
+            def score(asked: Rows = asked, part: list[Rows] = part, told: StepProgress = told) -> Arrays:
+                scores = score_groups(load(), self.texts, asked.tolist(), part, self.device, told, f"scores of {ref}")
                 return {"scores": np.concatenate(scores)}
 
-            flat = self.cache.arrays("teacher", (*origin, *content), score)["scores"]
+            flat = self.cache.arrays("teacher", origin, score)["scores"]
             found += np.split(flat, np.cumsum([len(group) for group in part])[:-1])
         return found
+
+    def _chunks(
+        self, ref: str, questions: Rows, groups: Sequence[Rows]
+    ) -> Iterator[tuple[Rows, list[Rows], tuple[object, ...], StepProgress]]:
+        """Some questions after the others, with their groups, what an answer depends on, and whom to tell."""
+        kind, name = kind_and_reference(ref)
+        limits = self.settings.max_query_tokens, self.settings.max_passage_tokens, self.settings.list_size
+        origin = (fingerprint(locate(name, Context(folder=Path()))), kind, limits, self.device.half, self.digest)
+        for first in range(0, len(questions), _CHUNK):
+            asked, part = questions[first : first + _CHUNK], list(groups[first : first + _CHUNK])
+
+            def told(step: str, done: int, total: int, first: int = first, asked: Rows = asked) -> None:
+                self.told(step, first + done * len(asked) // max(total, 1), len(questions))
+
+            yield asked, part, (*origin, asked.tobytes(), *(group.tobytes() for group in part)), told
 
     def _load(self, ref: str) -> Scorer:
         model: Any = load_teacher(ref, self.settings)

@@ -16,7 +16,7 @@ from cascade.demo import gather, load_questions
 from cascade.errors import InputError
 from cascade.stage import StepProgress
 from stages.models import load_cross_encoder, read_weights
-from stages.training import TRAIN, TrainSettings, loop
+from stages.training import DISTILL, TRAIN, DistillSettings, TrainSettings, loop
 from stages.training.students.encoder import Colbert
 
 QUESTIONS = 120
@@ -96,6 +96,27 @@ def test_a_student_learns_from_an_ensemble(
     assert json.loads((student / "config.json").read_text())["architectures"] == ["DistilBertForSequenceClassification"]
     assert "distilbert.transformer.layer.0.ffn.lin1.weight" in read_weights(student)
     assert list(cache.glob("teacher-*.npz"))
+
+
+def test_a_student_learns_from_hints_and_from_queries_that_nobody_asked(
+    beir: Path, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = DistillSettings.model_validate(
+        {
+            **{**COMMON, "eval_every": 6, "steps": 6, "batch_queries": 2, "eval_queries": 2, "pool": 5, "negatives": 3},
+            **{"kind": "distilbert", "teachers": ["colbert=bundled:bi-encoder"], "layers": 2, "feed_forward": 512},
+            **{"hints": 10, "square_weight": 0.1, "keywords": 0.5, "out": tmp_path / "student", "cache": cache},
+            "data": [{"path": beir, "synthetic_queries": 40}],
+        }
+    )
+    with caplog.at_level("INFO"):
+        DISTILL.run(settings, _nothing)
+    (learning,) = [record.args for record in caplog.records if record.msg.startswith("%s: learning from")]
+    assert QUESTIONS < learning[2] <= QUESTIONS + 40
+    assert list(cache.glob("hints-*.npz"))
+    weights = read_weights(settings.out)
+    assert weights["distilbert.transformer.layer.1.ffn.lin1.weight"].shape[0] == 512
+    assert not [name for name in weights if "teller" in name]
 
 
 def test_an_interrupted_training_goes_on_exactly(beir: Path, cache: Path, tmp_path: Path) -> None:

@@ -97,6 +97,11 @@ def test_wrong_settings_are_refused(more: dict[str, object], message: str) -> No
     [
         ({"pool": 7}, "pool: expected more than negatives = 7, got 7"),
         ({"target_ms": 5, "layers": 2, "kind": "distilbert"}, "target_ms chooses the layers; leave"),
+        (
+            {"hints": 1, "teachers": ["colbert=t"]},
+            "hints: expected a student distilbert and a teacher colbert=..., got colbert",
+        ),
+        ({"hints": 1, "kind": "distilbert"}, "hints: expected .*, got distilbert and t$"),
         ({"target_ms": 5}, "target_ms is for students that read question and passage together, not for colbert$"),
     ],
 )

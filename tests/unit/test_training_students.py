@@ -19,12 +19,13 @@ from stages.models.catalogue import bundled
 from stages.models.pooling import stated_pooling
 from stages.training.device import Device
 from stages.training.embedding import embed
+from stages.training.hints import token_hints
 from stages.training.losses import own_candidates
 from stages.training.pipeline import chosen_layers
 from stages.training.scoring import score_groups
 from stages.training.settings import TrainSettings
 from stages.training.students import Base, Student, build, read_base
-from stages.training.students.base import spread
+from stages.training.students.base import Hinted, spread
 from stages.training.students.options import learning_rates
 from stages.training.teachers import PairClassifier, load_teacher
 from stages.training.tokens import Ragged, Texts
@@ -90,6 +91,45 @@ def test_texts_read_once_give_the_scores_that_batches_give(kind: str, base: Base
     assert found[2].shape == (0,)
 
 
+def test_hints_are_the_best_matches_of_every_token_and_stand_where_it_is_read(base: Base) -> None:
+    teacher = load_teacher("colbert=bundled:bi-encoder", SETTINGS)
+    texts, device = Texts(QUESTIONS, PASSAGES), Device("cpu", half=False)
+    hints = token_hints(teacher, texts, [1, 0], [np.array([2], np.int32), np.array([1, 0], np.int32)], device, told, "")
+    asked, read = texts.tokens(teacher.tokenizer, 32, 110)
+    states = [
+        one[1:-1]
+        for one in teacher.represent([asked[0], read[1]], questions=False)  # without [CLS] and [SEP]
+    ]
+    expected = (states[0] @ states[1].T).detach().numpy()
+    of_question, of_passage = hints.of(1)
+    np.testing.assert_allclose(of_question, expected.max(1), atol=2e-3)
+    np.testing.assert_allclose(of_passage, expected.max(0), atol=2e-3)
+
+    student = build("distilbert", base, SETTINGS)
+    inputs = student.collate([asked[1], asked[0]], [read[2], read[1]], 1)
+    placed = student.place_hints([asked[1], asked[0]], [hints.of(0), hints.of(1)], inputs)["hints"][1]
+    assert placed.shape == (inputs["ids"].shape[1], 2)
+    first, second = (inputs["ids"][1][~placed[:, side].isnan()].tolist() for side in (0, 1))
+    assert (first, second) == (asked[0].tolist(), read[1].tolist())
+    np.testing.assert_array_equal(placed[:, 1][~placed[:, 1].isnan()], of_passage)
+
+    with torch.inference_mode():
+        found = student(**inputs, hints=placed[None].expand(2, -1, -1))
+    assert isinstance(found, Hinted)
+    torch.testing.assert_close(found.scores, student(**inputs))
+    told_first = torch.cat([placed[~placed.isnan()]] * 2)
+    torch.testing.assert_close(found.error, ((told_first - 0.5) ** 2).mean())  # what it tells before it has learned
+
+
+def told(step: str, done: int, total: int) -> None:
+    pass
+
+
+def test_a_student_without_inner_layers_takes_no_hints(base: Base) -> None:
+    student = build("distilbert", base.keep((1,)), SETTINGS)
+    assert student.place_hints([], [], {}) == {}
+
+
 def test_a_joint_encoder_reads_the_pairs_that_its_tokenizer_makes(base: Base, tokens, tmp_path: Path) -> None:
     student = made("cross-encoder", base)
     student.save(tmp_path, half=False, shared=False)
@@ -124,6 +164,33 @@ def test_distilbert_of_all_layers_is_the_bert_it_was_made_from(tokens, tmp_path:
         ours = student.get_submodule("model.distilbert")(inputs["ids"], inputs["mask"]).last_hidden_state
         theirs = load_transformer(bundled(BASE).folder(), "encoder")(inputs["ids"], inputs["mask"]).last_hidden_state
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_a_narrower_base_keeps_the_units_that_do_most(tokens, tmp_path: Path) -> None:
+    whole = read_base(BASE).keep((0, 5))
+    out = "encoder.layer.1.output.dense.weight"
+    dead = torch.zeros(1536, dtype=torch.bool)
+    dead[::6] = True
+    for layer in (0, 1):
+        whole.state[f"encoder.layer.{layer}.output.dense.weight"][:, dead] = 0.0
+    narrow = whole.narrow(1280)
+    assert narrow.config["intermediate_size"] == narrow.state[out].shape[1] == 1280
+    torch.testing.assert_close(narrow.state[out], whole.state[out][:, ~dead])
+    student = made("distilbert", narrow)
+    student.save(tmp_path, half=False, shared=False)
+    found = scores(PairClassifier(tmp_path, 32, 110), tokens)
+    torch.testing.assert_close(found, scores(student, tokens), atol=1e-4, rtol=1e-4)
+    both = (build("distilbert", base, SETTINGS).eval() for base in (whole, narrow))
+    torch.testing.assert_close(*(_states(student, tokens) for student in both), atol=1e-4, rtol=1e-4)
+    with pytest.raises(ModelError, match="at most the 1280 feed-forward units"):
+        narrow.narrow(1281)
+
+
+def _states(student: Student, tokens: tuple[list[TokenIds], list[TokenIds]]) -> torch.Tensor:
+    inputs = student.collate(*tokens, 2)
+    with torch.inference_mode():
+        found: torch.Tensor = student.get_submodule("model.distilbert")(inputs["ids"], inputs["mask"]).last_hidden_state
+    return found
 
 
 def test_a_saved_distilbert_is_one_of_transformers(base: Base, tokens, tmp_path: Path) -> None:

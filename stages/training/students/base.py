@@ -9,9 +9,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -26,6 +27,9 @@ SHARED = "bundled:bi-encoder"
 
 ATTENTION = None if torch.cuda.is_available() else "eager"
 """Of transformers: on a CPU, torch's fused attention takes several times as long backwards as plain products do."""
+
+Matches: TypeAlias = npt.NDArray[np.float16]
+"""Cosine of each token of a text with what it matches best in the other text of a pair."""
 
 _PREFIX = re.compile(r"^bert\.")
 _LAYER = re.compile(r"^encoder\.layer\.(\d+)\.")
@@ -81,6 +85,28 @@ class Base:
             joint = {"separate_layers": sum(layer < first for layer in layers)}
         return replace(self, config={**self.config, "num_hidden_layers": len(layers), **(joint or {})}, state=state)
 
+    def narrow(self, units: int) -> Base:
+        """The same with so many units in the feed-forward part of each layer: those whose weights are largest.
+
+        Largest by the product of the norms of what leads to a unit and of what it leads to.
+
+        Raises:
+            ModelError: a layer has fewer, or other names.
+        """
+        has = int(self.config.get("intermediate_size", 0))
+        if units > has:
+            raise ModelError(
+                f"{self.folder}: expected at most the {has} feed-forward units of a layer of this BERT, got {units}"
+            )
+        state = dict(self.state)
+        for layer in range(self.layers):
+            first, second = (f"encoder.layer.{layer}.{part}.dense" for part in ("intermediate", "output"))
+            into, out = state[f"{first}.weight"], state[f"{second}.weight"]
+            kept = torch.topk(into.norm(dim=1) * out.norm(dim=0), units).indices.sort().values
+            state |= {f"{first}.weight": into[kept], f"{first}.bias": state[f"{first}.bias"][kept]}
+            state[f"{second}.weight"] = out[:, kept]
+        return replace(self, config={**self.config, "intermediate_size": units}, state=state)
+
 
 def read_base(ref: str) -> Base:
     """The checkpoint that ``ref`` names.
@@ -105,6 +131,13 @@ def spread(layers: int, of: int) -> tuple[int, ...]:
     ((1, 3, 5), (5,), (0, 1, 2, 3, 4, 5))
     """
     return tuple((i + 1) * of // layers - 1 for i in range(layers))
+
+
+class Hinted(NamedTuple):
+    """Scores [q, group] of a student that was given hints, and the mean squared error of what it tells of them."""
+
+    scores: torch.Tensor
+    error: torch.Tensor
 
 
 class Student(nn.Module, ABC):
@@ -143,8 +176,20 @@ class Student(nn.Module, ABC):
         """
 
     @abstractmethod
-    def forward(self, **inputs: Any) -> torch.Tensor:
-        """Scores [q, group], or [q, q * group] of a student with ``in_batch``."""
+    def forward(self, **inputs: Any) -> Any:
+        """Scores [q, group], or [q, q * group] of a student with ``in_batch``; ``Hinted`` where it is given hints."""
+
+    def place_hints(
+        self, questions: Sequence[TokenIds], hints: Sequence[tuple[Matches, Matches]], inputs: Mapping[str, Any]
+    ) -> dict[str, torch.Tensor]:
+        """What ``forward`` takes beside ``inputs``; nothing of a student that takes no hints.
+
+        Args:
+            questions: as ``collate`` was given them.
+            hints: of each pair the best matches of the question's first tokens and of the passage's.
+            inputs: what ``collate`` gave.
+        """
+        return {}
 
     @abstractmethod
     def part_of(self, name: str) -> str:

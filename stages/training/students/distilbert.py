@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from torch import nn
+from torch.nn import functional
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from cascade.types import TokenIds
 from stages.models import pad
-from stages.training.students.base import ATTENTION, Base, Student, framed, load_into, write_folder
+from stages.training.students.base import ATTENTION, Base, Hinted, Matches, Student, framed, load_into, write_folder
 
 _HEAD = ("pre_classifier.", "classifier.")
 _PARTS = {
@@ -53,6 +56,8 @@ class DistilBert(Student):
         self.model = DistilBertForSequenceClassification(shape(**{**config, **still}, attn_implementation=ATTENTION))
         load_into(self.model, state, _HEAD, base.folder)
         self._config = config
+        self.tellers = nn.ModuleList(_teller(int(config["dim"])) for _ in range(int(config["n_layers"]) - 1))
+        """Tell from each inner layer how well the other text matches a token: of a question, and of a passage."""
 
     def collate(self, questions: Sequence[TokenIds], passages: Sequence[TokenIds], group: int) -> dict[str, Any]:
         """Pairs, padded to the longest."""
@@ -63,14 +68,34 @@ class DistilBert(Student):
         ids, mask = pad(pairs, self.tokenizer.pad_id)
         return {"ids": ids, "mask": mask, "group": group}
 
-    def forward(self, **inputs: Any) -> torch.Tensor:
-        """Scores [q, group]."""
-        logits: torch.Tensor = self.model(input_ids=inputs["ids"], attention_mask=inputs["mask"]).logits
-        return logits.view(-1, inputs["group"])
+    def forward(self, **inputs: Any) -> torch.Tensor | Hinted:
+        """Scores [q, group]; with ``hints``, what the inner layers tell of them is compared with them, too."""
+        hints: torch.Tensor | None = inputs.get("hints")
+        found = self.model(inputs["ids"], inputs["mask"], output_hidden_states=hints is not None)
+        scores: torch.Tensor = found.logits.view(-1, inputs["group"])
+        if hints is None:
+            return scores
+        given = ~hints.isnan()
+        told = (teller(states).float() for teller, states in zip(self.tellers, found.hidden_states[1:], strict=False))
+        errors = [functional.mse_loss(one[given], hints[given]) for one in told]
+        return Hinted(scores, torch.stack(errors).mean())
+
+    def place_hints(
+        self, questions: Sequence[TokenIds], hints: Sequence[tuple[Matches, Matches]], inputs: Mapping[str, Any]
+    ) -> dict[str, torch.Tensor]:
+        """``hints`` float32 [pairs, L, 2]: of tokens of questions, and of passages; NaN for all others."""
+        if not self.tellers:
+            return {}
+        placed = np.full((*inputs["ids"].shape, 2), np.nan, np.float32)
+        for i, (asked, read) in enumerate(hints):
+            passage = 2 + len(questions[i // inputs["group"]])  # after [CLS], the question and [SEP]
+            placed[i, 1 : 1 + len(asked), 0] = asked
+            placed[i, passage : passage + len(read), 1] = read
+        return {"hints": torch.from_numpy(placed)}
 
     def part_of(self, name: str) -> str:
-        """The classifier on top learns faster than the encoder."""
-        return "head" if "classifier." in name else "layers"
+        """What tells scores and hints learns faster than the encoder."""
+        return "head" if "classifier." in name or name.startswith("tellers.") else "layers"
 
     def save(self, folder: Path, half: bool, shared: bool) -> None:
         """A folder of transformers."""
@@ -79,6 +104,13 @@ class DistilBert(Student):
         settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         settings |= {"tokenizer_class": "DistilBertTokenizer", "model_input_names": ["input_ids", "attention_mask"]}
         path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _teller(width: int) -> nn.Linear:
+    teller = nn.Linear(width, 2)
+    nn.init.zeros_(teller.weight)
+    nn.init.constant_(teller.bias, 0.5)
+    return teller
 
 
 def distilbert_config(bert: Mapping[str, Any]) -> dict[str, Any]:
