@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -148,6 +149,15 @@ def pad(sequences: Sequence[TokenIds], pad_id: int, multiple: int = 8) -> tuple[
         ids[i, : len(sequence)] = torch.from_numpy(sequence)
         mask[i, : len(sequence)] = 1
     return ids, mask
+
+
+@functools.cache
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies in bfloat16; emulating it is slower than float32."""
+    import torch
+
+    asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return any(supported is not None and supported() for supported in asked)
 
 
 @contextmanager

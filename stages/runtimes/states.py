@@ -3,7 +3,7 @@
 A query is a dozen tokens, so that reading the weights and calling hundreds of small operators takes most of the time.
 Without what transformers does around each of them, torch needs two thirds of it; a compiled graph needs less, and
 bfloat16 reads half as much. So queries stay on the CPU, while passages, of which there are many at once, go to a GPU
-where there is one.
+where there is one. Of these the products take the time, which bfloat16 halves and more where the CPU has it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from cascade.errors import ModelError
-from stages.models import load_transformer, one_thread
+from stages.models import cpu_has_bfloat16, load_transformer, one_thread
 from stages.runtimes.choice import Floats, Ints, RuntimeName, engines_of, runtime_problems
 
 logger = logging.getLogger(__name__)
@@ -56,9 +56,10 @@ class TorchStates:
 
 
 class BatchStates:
-    """A loaded encoder of transformers for batches of passages: in float16 on the first GPU, else as it is.
+    """A loaded encoder of transformers for batches of passages: in float16 on the first GPU, else on the CPU.
 
-    In float32 from where float16 does not hold its values.
+    In float32 from where float16 does not hold its values. A CPU that multiplies in bfloat16 does so, and keeps all
+    else in float32: several times as fast, at cosines of .9998 and more to what float32 gives.
 
     Args:
         model: in evaluation mode; stays as it is.
@@ -82,7 +83,8 @@ class BatchStates:
         return states
 
     def _forward(self, model: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        out = model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device))
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.device == "cpu" and cpu_has_bfloat16()):
+            out = model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device))
         states: torch.Tensor = out.last_hidden_state.float().cpu()
         return states
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from cascade.errors import InputError
+from stages.models import cpu_has_bfloat16
 from stages.training.settings import CommonSettings
 
 
@@ -47,11 +48,5 @@ def choose_device(settings: CommonSettings) -> Device:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     if settings.precision == "auto":
-        return Device(name, torch.cuda.is_bf16_supported() if name == "cuda" else _cpu_has_bfloat16())
+        return Device(name, torch.cuda.is_bf16_supported() if name == "cuda" else cpu_has_bfloat16())
     return Device(name, settings.precision == "bfloat16")
-
-
-def _cpu_has_bfloat16() -> bool:
-    """Whether this CPU multiplies in bfloat16; emulating it is slower than float32."""
-    asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
-    return any(supported is not None and supported() for supported in asked)

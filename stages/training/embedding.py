@@ -32,8 +32,6 @@ def embed(folder: Path, texts: Ragged, device: Device, told: StepProgress, step:
     """
     model: Any = load_transformer(folder, "encoder")
     model.to(device.name)
-    if device.half:
-        model.to(torch.bfloat16)
     around = layout(folder)
     pooling = stated_pooling(folder)
     head, tail = np.array(around.head, np.int32), np.array(around.tail, np.int32)
@@ -46,7 +44,8 @@ def embed(folder: Path, texts: Ragged, device: Device, told: StepProgress, step:
         size = max(1, _BATCH_TOKENS[device.name] // int(lengths[order[done]] + around.single_extra))
         batch = order[done : done + size]
         ids, mask = pad([np.concatenate((head, texts[i], tail)) for i in batch.tolist()], pad_id)
-        vectors[batch] = _unit(model, ids.to(device.name), mask.to(device.name), pooling)
+        with device.autocast():
+            vectors[batch] = _unit(model, ids.to(device.name), mask.to(device.name), pooling)
         done += len(batch)
         told(step, done, len(order))
     return vectors

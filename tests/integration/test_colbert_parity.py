@@ -14,7 +14,7 @@ from stages.colbert.maxsim import maxsim
 from tests.models_for_tests_colbert import minilm_colbert
 
 pytest.importorskip("colbert", reason="colbert-ai is not installed: pip install 'cascade-ranking[plaid]'")
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("in_float32")]
 
 QUERIES = [
     "what is a black hole",

@@ -22,6 +22,8 @@ from tests.models_for_tests_colbert import (
     tiny_colbert,
 )
 
+pytestmark = pytest.mark.usefixtures("in_float32")
+
 TEXTS = ["The quick, brown fox.", "", "!", "jumps " * 100]
 
 

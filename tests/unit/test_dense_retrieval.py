@@ -12,6 +12,8 @@ from stages.dense import KIND, DenseSettings
 from stages.models import CATALOGUE
 from tests.models_for_tests import TEXTS, passages, tiny_bert_classifier, tiny_roberta_classifier
 
+pytestmark = pytest.mark.usefixtures("in_float32")
+
 CONTEXT = Context(Path())
 MINILM = CATALOGUE[0].folder()
 QUESTION = Query("q", "who sat on the mat?")

@@ -59,13 +59,28 @@ def test_the_number_of_threads_is_as_before() -> None:
 HALF = ["cpu:0", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))]
 
 
+@pytest.mark.parametrize("bfloat16", [False, True])
 @pytest.mark.parametrize("device", ["cpu", *HALF])
-def test_batches_have_the_same_states_wherever_they_are_made(device: str) -> None:
+def test_batches_have_the_same_states_wherever_they_are_made(
+    device: str, bfloat16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.runtimes.states.cpu_has_bfloat16", lambda: bfloat16)
     model = random_bert()
     ids, mask = torch.from_numpy(RNG.integers(1, 50, (3, 7))), torch.ones(3, 7, dtype=torch.int64)
     with torch.inference_mode():
         expected = model(input_ids=ids, attention_mask=mask).last_hidden_state
     found = BatchStates(model, device).states(ids, mask)
     assert (found.dtype, found.device.type) == (torch.float32, "cpu")
-    np.testing.assert_allclose(found, expected, atol=1e-6 if device == "cpu" else 2e-2)
+    np.testing.assert_allclose(found, expected, atol=1e-6 if device == "cpu" and not bfloat16 else 2e-2)
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+def test_products_in_bfloat16_hardly_move_real_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_transformer(bundled("bundled:bi-encoder").folder(), "encoder")
+    ids = torch.from_numpy(RNG.integers(1000, 20000, (4, 40)))
+    made = []
+    for has in (False, True):
+        monkeypatch.setattr("stages.runtimes.states.cpu_has_bfloat16", lambda has=has: has)
+        made.append(BatchStates(model, "cpu").states(ids, torch.ones_like(ids)))
+    assert not torch.equal(*made)
+    assert torch.nn.functional.cosine_similarity(*made, dim=-1).min() > 0.999

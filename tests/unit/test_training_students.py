@@ -31,6 +31,8 @@ from stages.training.teachers import PairClassifier, load_teacher
 from stages.training.tokens import Ragged, Texts
 from tests.models_for_tests_colbert import minilm_pylate
 
+pytestmark = pytest.mark.usefixtures("in_float32")
+
 BASE = "bundled:bi-encoder"
 QUESTIONS = ("how do plants make sugar", "who walked on the moon?")
 PASSAGES = (
