@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ SPREAD = 3.0
 """Standard deviation of an ensemble's scores of one question: a softmax over candidates is then sure of the best."""
 
 _CHUNK = 1024
+"""Questions whose scores are kept together."""
+_PASSAGES = 16_384
+"""Of a teacher that reads questions and passages apart: passages after which no more questions join a part."""
 
 
 class PairClassifier(nn.Module):
@@ -185,10 +189,13 @@ class Teaching:
     ) -> Iterator[tuple[Rows, list[Rows], tuple[object, ...], StepProgress]]:
         """Some questions after the others, with their groups, what an answer depends on, and whom to tell."""
         kind, name = kind_and_reference(ref)
+        folder = locate(name, Context(folder=Path()))
         limits = self.settings.max_query_tokens, self.settings.max_passage_tokens, self.settings.list_size
-        origin = (fingerprint(locate(name, Context(folder=Path()))), kind, limits, self.device.half, self.digest)
-        for first in range(0, len(questions), _CHUNK):
-            asked, part = questions[first : first + _CHUNK], list(groups[first : first + _CHUNK])
+        origin = (fingerprint(folder), kind, limits, self.device.half, self.digest)
+        apart = (_kind_of(folder) if kind is None else kind) in ("colbert", "bi-encoder")
+        starts = _starts(groups) if apart else list(range(0, len(questions), _CHUNK))
+        for first, end in pairwise([*starts, len(questions)]):
+            asked, part = questions[first:end], list(groups[first:end])
 
             def told(step: str, done: int, total: int, first: int = first, asked: Rows = asked) -> None:
                 self.told(step, first + done * len(asked) // max(total, 1), len(questions))
@@ -199,6 +206,18 @@ class Teaching:
         model: Any = load_teacher(ref, self.settings)
         ready: Scorer = model.to(self.device.name)
         return ready
+
+
+def _starts(groups: Sequence[Rows]) -> list[int]:
+    """Where parts of ``_PASSAGES`` different passages begin; neighbours are of one collection, and share many."""
+    starts: list[int] = []
+    seen: set[int] = set()
+    for number, group in enumerate(groups):
+        if not starts or len(seen) >= _PASSAGES:
+            starts.append(number)
+            seen = set()
+        seen.update(group.tolist())
+    return starts
 
 
 def ensemble(tables: Sequence[Sequence[Scores]]) -> list[Scores]:

@@ -65,6 +65,19 @@ def test_known_vectors_give_the_scores_that_the_model_gives(
         np.testing.assert_allclose(fast, slow, atol=0.03)  # vectors are kept in float16
 
 
+def test_a_teacher_that_reads_apart_is_asked_about_many_passages_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref, given = "colbert=bundled:bi-encoder", teaching(tmp_path)
+    whole = asked(given, ref)
+    assert len(list(tmp_path.glob("teacher-*.npz"))) == 1
+    monkeypatch.setattr("stages.training.teachers._PASSAGES", 2)
+    parts = asked(given, ref)
+    assert len(list(tmp_path.glob("teacher-*.npz"))) == 3
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
 def _all() -> tuple[Rows, list[Rows]]:
     return np.arange(len(QUESTIONS), dtype=np.int32), GROUPS
 
