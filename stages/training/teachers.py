@@ -150,8 +150,7 @@ class Teaching:
             ModelError: that teacher reads other tokens than the student.
         """
         ref = next(ref for ref in refs if kind_and_reference(ref)[0] == "colbert")
-        load = functools.cache(functools.partial(self._load, ref))
-        found = load()
+        found = self._load(ref)
         if not isinstance(found, UntrainedColbert) or found.tokenizer.fingerprint != tokenizer.fingerprint:
             raise ModelError(
                 f"{ref}: expected, for hints, an encoder without ColBERT's markers and with the student's tokenizer; "
