@@ -122,12 +122,13 @@ class TokenEncoder:
         other.queries = self.queries.on(queries)
         return other
 
-    def encode_passages(self, passages: Sequence[TokenIds]) -> npt.NDArray[np.float32]:
+    def encode_passages(self, passages: Sequence[TokenIds], *, exact: bool = True) -> npt.NDArray[np.float32]:
         """Embeddings of the kept tokens of passages, one passage after the other, in batches of similar length.
 
         Args:
             passages: token ids without special tokens; what exceeds the window is cut off. An empty passage has no
                 embeddings, not even those of its special tokens: they would match something.
+            exact: see ``BatchStates.states``.
 
         Returns:
             float32 [tokens, dim], rows of length 1. ``kept`` tells how many of them each passage has.
@@ -135,7 +136,8 @@ class TokenEncoder:
         inputs = [self._framed(ids) for ids in passages]
         parts: list[npt.NDArray[np.float32]] = [np.empty((0, self.dim), np.float32)] * len(inputs)
         for batch in _batches([len(ids) for ids in inputs]):
-            states = self._unit(self._passages.states(*pad([inputs[i] for i in batch], self.tokenizer.pad_id)))
+            ids, mask = pad([inputs[i] for i in batch], self.tokenizer.pad_id)
+            states = self._unit(self._passages.states(ids, mask, exact=exact))
             for i, state in zip(batch, states, strict=True):
                 parts[i] = state[: len(inputs[i])][~self._skipped[inputs[i]]]
         return np.concatenate(parts) if parts else np.empty((0, self.dim), np.float32)

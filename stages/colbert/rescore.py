@@ -133,7 +133,7 @@ class _Work:
             ModelError: the model gives numbers that are not finite, which no form of storage would keep.
         """
         ids = [*passages_of(self.tokens, rows, self._encoder.tokenizer.window)]
-        vectors = self._encoder.encode_passages(ids)
+        vectors = self._encoder.encode_passages(ids, exact=False)
         if not np.isfinite(vectors).all():
             raise ModelError(f"expected finite token embeddings, got others for rows {rows[0]} to {rows[-1]}")
         return pool(vectors, ragged_offsets(self._kept[rows]), self._pooling)

@@ -64,10 +64,14 @@ class Encoder:
                 f"included, got {tokens}; lower max_passage_tokens or max_query_tokens"
             )
 
-    def encode(self, sequences: Sequence[TokenIds]) -> npt.NDArray[np.float32]:
+    def encode(self, sequences: Sequence[TokenIds], *, exact: bool = True) -> npt.NDArray[np.float32]:
         """Vectors of texts given as token ids without special tokens.
 
         Texts of similar length share a batch, so that little is spent on padding.
+
+        Args:
+            sequences: the texts.
+            exact: see ``BatchStates.states``.
 
         Returns:
             float32 [texts, dimension], in the order given.
@@ -81,7 +85,7 @@ class Encoder:
         while start < len(order):
             longest = len(sequences[order[start]]) + self._layout.single_extra
             batch = order[start : start + max(1, _BATCH_TOKENS // longest)]
-            vectors[batch] = self._forward([sequences[i] for i in batch])
+            vectors[batch] = self._forward([sequences[i] for i in batch], exact)
             start += len(batch)
         return self._finite(vectors)
 
@@ -95,11 +99,11 @@ class Encoder:
         found: npt.NDArray[np.float32] = self._finite(self._pooled(states, mask))[0]
         return found
 
-    def _forward(self, sequences: Sequence[TokenIds]) -> npt.NDArray[np.float32]:
+    def _forward(self, sequences: Sequence[TokenIds], exact: bool) -> npt.NDArray[np.float32]:
         head, tail = (np.array(ids, np.int32) for ids in (self._layout.head, self._layout.tail))
         framed = [np.concatenate((head, sequence, tail)) for sequence in sequences]
         ids, mask = pad(framed, self._tokenizer.pad_id, multiple=1)
-        return self._pooled(self._passages.states(ids, mask), mask)
+        return self._pooled(self._passages.states(ids, mask, exact=exact), mask)
 
     def _pooled(self, hidden: torch.Tensor, mask: torch.Tensor) -> npt.NDArray[np.float32]:
         with torch.inference_mode():

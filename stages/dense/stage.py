@@ -58,7 +58,7 @@ class DenseStage(Stage):
         settings, dimension = self._settings, self._encoder.dimension
         tokens = passages.tokens(self._tokenizer)
         shape = Shape(len(passages), dimension, settings.dtype, self._source(tokens))
-        write(directory, shape, lambda start, stop: self._embed(tokens, start, stop), progress)
+        write(directory, shape, lambda start, stop: self._embed(tokens, start, stop, exact=False), progress)
         if settings.search == "hnsw":
             vectors = Vectors.read(directory / VECTORS, len(passages), dimension)
             write_graph(directory / GRAPH, vectors, dimension, settings.hnsw_links, settings.hnsw_ef_construction)
@@ -79,17 +79,18 @@ class DenseStage(Stage):
     def _embed_all(self, passages: Passages) -> Vectors:
         tokens = passages.tokens(self._tokenizer)
         blocks = [
-            self._embed(tokens, start, min(start + BLOCK, len(passages))) for start in range(0, len(passages), BLOCK)
+            self._embed(tokens, start, min(start + BLOCK, len(passages)), exact=True)
+            for start in range(0, len(passages), BLOCK)
         ]
         return Vectors(np.concatenate(blocks) if blocks else np.empty((0, self._encoder.dimension), np.float32))
 
-    def _embed(self, tokens: Tokens, start: int, stop: int) -> npt.NDArray[np.float32]:
+    def _embed(self, tokens: Tokens, start: int, stop: int, *, exact: bool) -> npt.NDArray[np.float32]:
         limit = self._settings.max_passage_tokens
         sequences: list[TokenIds] = []
         for row in range(start, stop):
             begin, end = int(tokens.offsets[row]), int(tokens.offsets[row + 1])
             sequences.append(np.concatenate((self._passage_prefix, tokens.ids[begin : min(end, begin + limit)])))
-        return self._encoder.encode(sequences)
+        return self._encoder.encode(sequences, exact=exact)
 
     def _source(self, tokens: Tokens) -> str:
         """Identifies what the vectors are made from, as far as it can be told without reading all of it."""
