@@ -16,6 +16,8 @@ from stages.colbert.store import Writer
 from stages.dense import KIND as DENSE
 from tests.models_for_tests_colbert import MINILM, listed, tiny_colbert
 
+pytestmark = pytest.mark.usefixtures("in_float32")
+
 TEXTS = [
     "Rain falls from clouds that have grown heavy with water.",
     "",
