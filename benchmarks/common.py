@@ -24,8 +24,8 @@ stages:
     weights: {{bm25: 0.3, dense: 0.7}}
     top_k: {depth}
     retrievers:
-      - {{name: bm25, kind: bm25, top_k: 200}}
-      - {{name: dense, kind: dense, model: bundled:bi-encoder, top_k: 200}}
+      - {{name: bm25, kind: bm25, top_k: {retrieved}}}
+      - {{name: dense, kind: dense, model: bundled:bi-encoder, top_k: {retrieved}}}
 """
 """What finds the candidates of a reranker that is measured by itself; a line for that follows."""
 PACKAGES = ("cascade-ranking", "torch", "transformers", "numpy", "numba", "bm25s")

@@ -18,27 +18,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import machine_record, print_cells
+from benchmarks.common import RETRIEVAL, machine_record, print_cells
 from cascade.io import read_qrels, write_json_atomic
 from cascade.load import parse_config
 from cascade.tuner import Evaluation, Judgments, Recording, Replayer
 
 MEASURE = "nDCG@10"
 LEAST_KEPT, MOST_TIME = 0.95, 0.4
-ALONE = """version: 1
-name: {name}
-stages:
-  - name: hybrid
-    kind: fusion
-    method: weighted
-    weights: {{bm25: 0.3, dense: 0.7}}
-    top_k: {depth}
-    retrievers:
-      - {{name: bm25, kind: bm25, top_k: {depth}}}
-      - {{name: dense, kind: dense, model: bundled:bi-encoder, top_k: {depth}}}
-  - {{name: {name}, kind: cross_encoder, model: bundled:{name}, max_passage_tokens: 180, top_k: {depth}}}
-"""
-"""A cascade that ends in one of the readers of ``benchmarks/readers.yaml``."""
+READER = "  - {{name: {name}, kind: cross_encoder, model: bundled:{name}, max_passage_tokens: 180, top_k: {depth}}}\n"
 
 
 def main() -> int:
@@ -58,7 +45,9 @@ def main() -> int:
         recording = Recording.load(path)
         replayer = Replayer(recording, Judgments.of(read_qrels(qrels), recording, partial=True), (MEASURE,))
         teacher, student = (
-            replayer.run(parse_config(ALONE.format(name=name, depth=arguments.depth)))
+            replayer.run(
+                parse_config((RETRIEVAL + READER).format(name=name, depth=arguments.depth, retrieved=arguments.depth))
+            )
             for name in (arguments.teacher, arguments.student)
         )
         rows.append({"recording": path.stem, "queries": len(recording), **beside(teacher, student)})

@@ -114,7 +114,7 @@ def _fingerprint(model: str) -> str:
 def _end_to_end(folder: Path, work: Path, only: Sequence[str] | None) -> Measured:
     """Every cascade over an index of the folder's corpus."""
     configs = {name: parse_config(ALONE.format(name=name)) for name in ("bm25", "dense")}
-    retrieval = RETRIEVAL.format(name="model", depth=RERANKED)
+    retrieval = RETRIEVAL.format(name="model", depth=RERANKED, retrieved=200)
     configs |= {name: parse_config(retrieval + line) for name, line in _models(RERANKED).items()}
     configs |= {file.stem: load_config(file) for file in (CONFIGS / f"{name}.yaml" for name in CASCADES)}
     index = _index(folder, work / folder.name)
@@ -178,7 +178,7 @@ def _index(folder: Path, target: Path) -> Index:
     if not (target / "CURRENT").exists():
         print(f"{folder}: indexing", file=sys.stderr)
         stages = _models(DEPTH).values()
-        everything = RETRIEVAL.format(name="everything", depth=200) + "".join(
+        everything = RETRIEVAL.format(name="everything", depth=200, retrieved=200) + "".join(
             line.replace("name: reranker", f"name: reranker-{number}") for number, line in enumerate(stages)
         )
         index_corpus(parse_config(everything), read_corpus(folder), target)

@@ -17,6 +17,7 @@ import torch
 
 from cascade.stage import StepProgress
 from cascade.types import Rows
+from stages.colbert.store import ragged_offsets
 from stages.training.device import Device
 from stages.training.scoring import Encoder, Vectors, read_apart
 from stages.training.students.base import Matches
@@ -44,7 +45,7 @@ class Hints:
     def joined(cls, parts: Sequence[Hints]) -> Hints:
         """Several after each other."""
         lengths = np.concatenate([np.diff(part.offsets) for part in parts])
-        return cls(np.concatenate([part.values for part in parts]), _offsets(lengths))
+        return cls(np.concatenate([part.values for part in parts]), ragged_offsets(lengths))
 
 
 def token_hints(
@@ -73,7 +74,7 @@ def token_hints(
         for question, group in zip(questions, groups, strict=True):
             for row in group.tolist():
                 matches += _best(of_question, question, of_passage, row)
-    return Hints(np.concatenate(matches), _offsets(np.array([len(one) for one in matches], np.int64)))
+    return Hints(np.concatenate(matches), ragged_offsets(np.array([len(one) for one in matches], np.int64)))
 
 
 def _best(of_question: Vectors, question: int, of_passage: Vectors, row: int) -> tuple[Matches, Matches]:
@@ -83,9 +84,3 @@ def _best(of_question: Vectors, question: int, of_passage: Vectors, row: int) ->
     cosines = asked @ read.T
     of_asked, of_read = (cosines.amax(dim).half().cpu().numpy() for dim in (1, 0))
     return of_asked, of_read
-
-
-def _offsets(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return offsets
